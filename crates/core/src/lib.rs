@@ -1,0 +1,24 @@
+//! Pure types and rules of Raven.
+//!
+//! What lives here: identifiers, time as a value, addresses, the message and its status lattice, SMS segmentation,
+//! retry policy, idempotency fingerprints, page cursors, roles and scopes.
+//! What must not: a clock, randomness, I/O, an async runtime, SQL or HTTP.
+
+pub mod address;
+pub mod ids;
+pub mod json;
+pub mod key;
+pub mod message;
+pub mod money;
+pub mod page;
+pub mod permission;
+pub mod problem;
+pub mod retry;
+pub mod sms;
+pub mod tenant;
+pub mod time;
+
+pub use ids::{ConfigId, IdCipher, Ids, KeyId, MessageId, Seq, TenantId, UserId};
+pub use message::{Channel, Environment, EventKind, Source, Status};
+pub use problem::{FieldProblem, Problems};
+pub use time::{Clock, Timestamp};

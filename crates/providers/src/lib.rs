@@ -1,0 +1,137 @@
+//! Adapters for messaging providers: pure functions that build a request and read an answer.
+//!
+//! What lives here: the trait, the registry ([`CATALOG`]), one file for each provider, the sandbox.
+//! What must not: a client, a runtime, a clock, randomness, the store, anything of Raven's own HTTP API.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use bytes::Bytes;
+use raven_core::{Channel, MessageId, Timestamp, message::Content, money::Money};
+
+pub mod email;
+pub mod registry;
+pub mod sandbox;
+pub mod schema;
+pub mod sms;
+
+pub use registry::{CATALOG, Provider, find};
+pub use schema::{Field, Kind, Spec};
+
+/// A message on its way out, as an adapter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound<'a> {
+    /// Raven's id of the message: the idempotency key or reference, where the provider takes one.
+    pub id: MessageId,
+    /// How it travels.
+    pub channel: Channel,
+    /// Whom it reaches, as acceptance checked it.
+    pub recipient: &'a str,
+    /// What it says.
+    pub content: &'a Content<'a>,
+    /// Which attempt this is, from 1.
+    pub attempt: i16,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What surrounds a call.
+#[derive(Clone, Debug, Default)]
+pub struct Cx<'a> {
+    /// Replaces the provider's documented base URL (version path included, no slash at the end), where the operator set one.
+    pub base_url: Option<Cow<'a, str>>,
+}
+
+/// The provider took the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Its own id.
+    pub provider_message_id: Option<String>,
+    /// Parts, where it counted them.
+    pub segments: Option<i16>,
+    /// Cost, where it named one.
+    pub cost: Option<Money>,
+}
+
+/// The provider did not take the message, or we can't know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendError {
+    /// What follows from it.
+    pub class: Class,
+    /// A short stable code of ours or the provider's (`invalid_recipient`, `21211`): becomes `failureReason`.
+    pub code: String,
+    /// An explanation for people. No secrets; the provider's text at most 300 characters.
+    pub message: String,
+}
+
+/// What follows from a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Never for this message.
+    Rejected,
+    /// Later, not sooner than this.
+    Retry {
+        /// The wait the provider asked for.
+        after: Option<Duration>,
+    },
+    /// The provider is too busy for us: later, not sooner than this.
+    RateLimited {
+        /// The wait the provider asked for.
+        after: Option<Duration>,
+    },
+    /// The credentials or the account don't work: nothing through this config until a human mends it.
+    Credentials,
+    /// It may have gone out.
+    Unknown,
+}
+
+impl SendError {
+    /// With a class, a code and an explanation (cut to 300 characters).
+    pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if let Some((cut, _)) = message.char_indices().nth(300) {
+            message.truncate(cut);
+        }
+        Self { class, code: code.into(), message }
+    }
+}
+
+/// A provider that is reached by one HTTP request a message.
+pub trait HttpProvider: Send + Sync + Sized + 'static {
+    /// A tenant's settings, typed; secrets as [`secrecy::SecretString`].
+    type Settings: serde::de::DeserializeOwned + Send + Sync + 'static;
+
+    /// What the catalog says of it; the base URL that the operator may replace is in it.
+    const SPEC: Spec;
+
+    /// The request that sends the message. The caller adds nothing to it.
+    fn request(settings: &Self::Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes>;
+
+    /// What an answer means. The body may be anything, cut off at 64 KiB.
+    fn outcome(settings: &Self::Settings, response: &http::Response<Bytes>) -> Result<Sent, SendError>;
+}
+
+/// A provider bound to a tenant's settings, its type erased. Settings are zeroized on drop (by `secrecy`).
+pub enum Bound {
+    /// By HTTP.
+    Http(Box<dyn HttpCall>),
+    /// By SMTP.
+    Smtp(Box<email::smtp::Settings>),
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http(_) => "Bound::Http",
+            Self::Smtp(_) => "Bound::Smtp",
+        })
+    }
+}
+
+/// [`HttpProvider`] with its settings inside.
+pub trait HttpCall: Send + Sync {
+    /// See [`HttpProvider::request`].
+    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes>;
+
+    /// See [`HttpProvider::outcome`].
+    fn outcome(&self, response: &http::Response<Bytes>) -> Result<Sent, SendError>;
+}

@@ -1,0 +1,74 @@
+//! API keys.
+
+use async_trait::async_trait;
+use raven_core::{Environment, KeyId, TenantId, Timestamp, permission::Scopes};
+
+use crate::{Claim, Outcome, Result};
+
+/// An API key as it is stored: nothing here opens a door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which environment it sees.
+    pub environment: Environment,
+    /// `rk_live_a3f7b2c1`; unique.
+    pub prefix: String,
+    /// The last four characters, for humans to tell keys apart.
+    pub last_four: String,
+    /// Argon2id hash of the secret (PHC string).
+    pub secret_hash: String,
+    /// HMAC-SHA-256 of the secret under the server key.
+    pub secret_mac: [u8; 32],
+    /// What it may do.
+    pub scopes: Scopes,
+    /// Shown.
+    pub name: String,
+    /// Requests a minute; `None`: the plan's.
+    pub rate_limit_rpm: Option<i32>,
+    /// From when it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A key to create.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// The key.
+    pub record: KeyRecord,
+    /// The caller's idempotency key, if one was given.
+    pub claim: Option<Claim>,
+}
+
+/// Verbs about API keys.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// Creates a key.
+    ///
+    /// # Errors
+    /// [`Conflict("prefix")`](crate::Error::Conflict) when the prefix is taken: make another one.
+    async fn create_key(&self, new: NewKey) -> Result<Outcome>;
+
+    /// The key with this prefix, revoked ones too, with its tenant's record.
+    async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, crate::TenantRecord)>>;
+
+    /// The tenant's key with this id. Only of `environment`, where one is given; revoked ones are not found.
+    async fn find_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId) -> Result<Option<KeyRecord>>;
+
+    /// The tenant's keys that are not revoked, newest first by (created, id), from below `before` (exclusive) on.
+    async fn list_keys(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        before: Option<(Timestamp, KeyId)>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>>;
+
+    /// Revokes a key; `false` when the tenant has no such key that is not revoked yet.
+    async fn revoke_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId, now: Timestamp) -> Result<bool>;
+}

@@ -1,0 +1,54 @@
+//! Provider configs: a tenant's credentials at a provider. Secrets arrive here sealed.
+
+use async_trait::async_trait;
+use raven_core::{Channel, ConfigId, TenantId, Timestamp};
+
+use crate::{Claim, Outcome, Result};
+
+/// A provider config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigRecord {
+    /// Its id.
+    pub id: ConfigId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Id of the provider in the catalog.
+    pub provider: String,
+    /// The provider's channel.
+    pub channel: Channel,
+    /// Shown.
+    pub label: String,
+    /// `unverified`, `verified` or `failed`.
+    pub status: String,
+    /// Public settings: a JSON object as text.
+    pub public: String,
+    /// Secret settings: a JSON object, sealed with the tenant's data key.
+    pub secret: Vec<u8>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// A provider config to create.
+#[derive(Clone, Debug)]
+pub struct NewConfig {
+    /// The config.
+    pub record: ConfigRecord,
+    /// The caller's idempotency key, if one was given.
+    pub claim: Option<Claim>,
+}
+
+/// Verbs about provider configs.
+#[async_trait]
+pub trait Configs: Send + Sync {
+    /// Creates a config.
+    async fn create_config(&self, new: NewConfig) -> Result<Outcome>;
+
+    /// The tenant's config with this id.
+    async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>>;
+
+    /// The tenant's configs, newest first by (created, id), from below `before` (exclusive) on.
+    async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>>;
+
+    /// Deletes a config and its secrets; `false` when there is none.
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool>;
+}

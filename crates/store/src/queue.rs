@@ -1,0 +1,175 @@
+//! The queue: one job for every message that something is still to be done for. Claim, act, settle: no transaction is
+//! held while a provider is called.
+
+use async_trait::async_trait;
+use raven_core::{Channel, ConfigId, Environment, EventKind, Seq, Status, TenantId, Timestamp};
+
+use crate::{Lease, Result};
+
+/// What a job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i16)]
+pub enum Action {
+    /// Send the message.
+    Send = 1,
+    /// Give up waiting for the outcome of an attempt that may have gone out.
+    GiveUp = 2,
+    /// Let the sandbox play the next step of the message's life.
+    Play = 3,
+}
+
+impl Action {
+    /// The code in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    /// The one with this code.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(Self::Send),
+            2 => Some(Self::GiveUp),
+            3 => Some(Self::Play),
+            _ => None,
+        }
+    }
+}
+
+/// What is dispatched side by side without delaying others: the work of one tenant in one environment on one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Live or test.
+    pub environment: Environment,
+    /// The channel.
+    pub channel: Channel,
+}
+
+/// A job, with all that acting on it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The message's key.
+    pub seq: Seq,
+    /// Whose turn it takes.
+    pub lane: Lane,
+    /// What to do.
+    pub action: Action,
+    /// Attempts started so far.
+    pub attempt: i16,
+    /// When the message is given up.
+    pub expires_at: Timestamp,
+    /// Whom it reaches.
+    pub recipient: String,
+    /// What it says (JSON), also when it was stored as large content.
+    pub content: String,
+}
+
+/// An attempt that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The message's key.
+    pub seq: Seq,
+    /// The attempt's number: one more than the job's.
+    pub attempt: i16,
+    /// Through which config (`None`: the sandbox).
+    pub config: Option<ConfigId>,
+}
+
+/// What is to be done next for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: the job is deleted.
+    Done,
+    /// This, at that time, by whoever claims it.
+    At(Action, Timestamp),
+}
+
+/// The outcome of an attempt (or of another action of a job).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The message's key.
+    pub seq: Seq,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The attempt that this is the outcome of.
+    pub attempt: i16,
+    /// When the attempt started; `None` when no attempt began (expired before any, given up, played by the sandbox).
+    pub started_at: Option<Timestamp>,
+    /// When the outcome was known.
+    pub at: Timestamp,
+    /// The line in the timeline.
+    pub kind: EventKind,
+    /// The status to rise to.
+    pub status: Status,
+    /// Who had it, if anyone.
+    pub provider: Option<String>,
+    /// Through which config.
+    pub config: Option<ConfigId>,
+    /// The provider's own id.
+    pub provider_message_id: Option<String>,
+    /// Parts, where the provider counted them.
+    pub segments: Option<i16>,
+    /// Cost: ISO 4217 code.
+    pub cost_currency: Option<String>,
+    /// Cost: millionths of a unit.
+    pub cost_micros: Option<i64>,
+    /// Why it failed for good: becomes the message's `failureReason`.
+    pub failure_reason: Option<String>,
+    /// Explanation for the timeline.
+    pub detail: Option<String>,
+    /// What the provider said, raw and already redacted (at most 4 KiB).
+    pub payload: Option<String>,
+    /// What to do next.
+    pub next: Next,
+}
+
+/// What a claim got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The jobs, now leased.
+    pub jobs: Vec<Job>,
+    /// When the next unleased job of a lane that was not skipped is due, as far as the claim saw; `None`: none waits.
+    pub next_due: Option<Timestamp>,
+}
+
+/// What a reaping did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Jobs that had not been started: free again, due at once.
+    pub released: usize,
+    /// Jobs with a started attempt and no outcome: `outcome_unknown` is recorded, and they wait.
+    pub unknown: usize,
+}
+
+/// Verbs about the queue.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Marks attempts as started, durably, before the provider is called: the job's `attempt` and `started_at` are set,
+    /// the message rises to `sending`. The answer tells for each, in order, whether the job was still held under `lease`
+    /// with the attempt before this one, and not started; only then may the call be made.
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>>;
+
+    /// Records outcomes, in one transaction. For each: the event is always added; the message rises to the status (never
+    /// falls), and takes over provider, ids, cost and reason where given, unless a newer attempt has started
+    /// (job.attempt > settlement.attempt); the job is deleted or rescheduled (unleased, not started) only if it is still
+    /// of this attempt, and is either held under `lease` or held by nobody.
+    async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()>;
+
+    /// Leases due unleased jobs: round by round over the lanes that have any, at most `per_lane` of each, `limit` in all,
+    /// oldest due first within a lane. Lanes in `skip` are passed over (full here).
+    async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed>;
+
+    /// Gives jobs back that were not started: unleased, due when they were.
+    async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()>;
+
+    /// Takes up to `limit` jobs away from an epoch that is over. Not started: released. Started: ambiguous, so an
+    /// `outcome_unknown` event is recorded and the job becomes [`Action::GiveUp`] at `give_up_at` (or
+    /// [`Action::Send`] now, where the tenant's policy is to retry). Call until it reaps nothing.
+    async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped>;
+
+    /// Jobs in the queue and the due time of the oldest that is due, by channel: for metrics.
+    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>>;
+}
