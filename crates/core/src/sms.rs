@@ -1,24 +1,19 @@
 //! SMS encoding and segments, by 3GPP TS 23.038 (alphabet) and TS 23.040 (concatenation with an 8-bit reference).
 
-/// How the text of an SMS is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// The GSM 7-bit default alphabet with its extension table: 160 septets alone, 153 a part.
-    Gsm7,
-    /// UTF-16: 70 code units alone, 67 a part.
-    Ucs2,
+use crate::message::named;
+use std::fmt;
+
+named! {
+    /// How the text of an SMS is encoded.
+    Encoding {
+        /// The GSM 7-bit default alphabet with its extension table: 160 septets alone, 153 a part.
+        Gsm7 = 1 "gsm7",
+        /// UTF-16: 70 code units alone, 67 a part.
+        Ucs2 = 2 "ucs2",
+    }
 }
 
 impl Encoding {
-    /// The name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Gsm7 => "gsm7",
-            Self::Ucs2 => "ucs2",
-        }
-    }
-
     const fn room(self) -> (usize, usize) {
         match self {
             Self::Gsm7 => (160, 153),

@@ -1,1 +1,26 @@
-//! engine
+//! What moves in Raven.
+//!
+//! What lives here: acceptance ([`ingest`]), dispatch and its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
+//! of credentials ([`keyring`], [`token`]), what is known of tenants ([`directory`]), sealed secrets ([`vault`]), outgoing
+//! connections ([`transport`], [`mailer`], [`guard`]), the node's life ([`membership`], [`housekeeping`]).
+//! What must not: SQL, the API's status codes and JSON, the environment. Time and chance are arguments ([`Surroundings`]).
+
+pub mod attempt;
+pub mod clock;
+pub mod directory;
+pub mod dispatch;
+pub mod engine;
+pub mod guard;
+pub mod housekeeping;
+pub mod ingest;
+pub mod keyring;
+pub mod mailer;
+pub mod membership;
+pub mod metrics;
+pub mod settle;
+pub mod token;
+pub mod transport;
+pub mod vault;
+
+pub use clock::{Entropy, OsEntropy, SystemClock};
+pub use engine::{Engine, Options, Surroundings};

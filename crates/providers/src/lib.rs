@@ -9,13 +9,15 @@ use bytes::Bytes;
 use raven_core::{Channel, MessageId, Timestamp, message::Content, money::Money};
 
 pub mod email;
+mod redact;
 pub mod registry;
 pub mod sandbox;
 pub mod schema;
 pub mod sms;
+mod wire;
 
 pub use registry::{CATALOG, Provider, find};
-pub use schema::{Field, Kind, Spec};
+pub use schema::{Field, Kind, Members, Rule, Spec};
 
 /// A message on its way out, as an adapter sees it.
 #[derive(Clone, Copy, Debug)]
@@ -85,12 +87,11 @@ pub enum Class {
 }
 
 impl SendError {
-    /// With a class, a code and an explanation (cut to 300 characters).
+    /// With a class, a code and an explanation. The explanation is cut to 300 characters and loses its control characters:
+    /// it may be the provider's, ends in logs and in the database.
     pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut message: String = message.into();
-        if let Some((cut, _)) = message.char_indices().nth(300) {
-            message.truncate(cut);
-        }
+        let message: String = message.into();
+        let message = message.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { class, code: code.into(), message }
     }
 }

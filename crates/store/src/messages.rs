@@ -194,6 +194,11 @@ pub trait Messages: Send + Sync {
     /// Within one batch no two messages share (tenant, environment, operation, key): the caller has folded them.
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>>;
 
+    /// What a claim on an idempotency key would get, without storing anything: [`Accepted::Replayed`] or
+    /// [`Accepted::KeyReused`] when the key was used before, `None` when it is free. For a message that can't be accepted
+    /// now (no provider), but whose replay still answers.
+    async fn find_replay(&self, tenant: TenantId, environment: Environment, claim: &MessageClaim) -> Result<Option<Accepted>>;
+
     /// Stores large content ahead of its message.
     async fn put_content(&self, tenant: TenantId, seq: Seq, content: &str) -> Result<()>;
 

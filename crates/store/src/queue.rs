@@ -162,7 +162,9 @@ pub trait Queue: Send + Sync {
     /// oldest due first within a lane. Lanes in `skip` are passed over (full here).
     async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed>;
 
-    /// Gives jobs back that were not started: unleased, due when they were.
+    /// Gives jobs back: unleased, due when they were. A job whose attempt is marked as started counts as not started
+    /// again (its attempt number goes back by one): the caller vouches that the provider was not called. Jobs that are
+    /// not held under `lease` are left alone.
     async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()>;
 
     /// Takes up to `limit` jobs away from an epoch that is over. Not started: released. Started: ambiguous, so an

@@ -86,6 +86,9 @@ pub trait Tenants: Send + Sync {
     /// The tenants that the human belongs to, newest first by (created, id), from below `before` (exclusive) on.
     async fn list_memberships(&self, user: UserId, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<MemberRecord>>;
 
+    /// Sets what the tenant may do at all; `false` when there is no such tenant.
+    async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool>;
+
     /// All tenants, newest first by (created, id): for operators.
     async fn list_tenants(&self, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<TenantRecord>>;
 }

@@ -129,9 +129,11 @@ CREATE TABLE contents (
 );
 
 -- The outcome of an attempt also tells its start, so "sending" needs no row; "queued" neither.
+-- Their order is told by one sequence for all: an identity column can't be shared by partitions.
+CREATE SEQUENCE events_n_seq;
 CREATE TABLE events (
   message_seq bigint NOT NULL,
-  n bigint GENERATED ALWAYS AS IDENTITY,
+  n bigint NOT NULL DEFAULT nextval('events_n_seq'),
   at bigint NOT NULL,
   started_at bigint,
   tenant_id uuid NOT NULL,
@@ -141,6 +143,7 @@ CREATE TABLE events (
   payload text COLLATE "C",
   PRIMARY KEY (message_seq, n)
 ) PARTITION BY RANGE (message_seq);
+ALTER SEQUENCE events_n_seq OWNED BY events.n;
 CREATE TABLE events_default PARTITION OF events DEFAULT;
 
 -- One row for every message that something is still to be done for.
@@ -158,3 +161,5 @@ CREATE TABLE jobs (
   config_id uuid
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX jobs_due ON jobs (tenant_id, environment, channel, due_at, seq) WHERE epoch IS NULL;
+-- When the next waiting job is due, in one look-up. A job that is leased from the start stands in neither index.
+CREATE INDEX jobs_waiting ON jobs (due_at) WHERE epoch IS NULL;

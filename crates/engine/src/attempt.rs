@@ -1,0 +1,230 @@
+//! One attempt: the call, what its outcome means, and what follows. The call's permit and the epoch travel with it.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, retry::RetryPolicy};
+use raven_providers::{Bound, Class, Cx, Outbound, SendError, Sent};
+use raven_store::{Action, Job, Lease, Next, Settlement, Store};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    clock::Entropy,
+    directory::{Connection, Directory, Route},
+    dispatch::Permit,
+    mailer::Mailer,
+    metrics::{AttemptLabels, Metrics},
+    settle::{Outcomes, Unsettled},
+    transport::{CallError, Transport, chain},
+};
+
+/// How long a message whose outcome is unknown waits for word from the provider.
+pub const UNKNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Base URLs that the operator put in place of documented ones, by provider id.
+pub type BaseUrls = std::collections::HashMap<String, String>;
+
+/// Makes attempts.
+pub struct Attempts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) ids: Arc<IdCipher>,
+    pub(crate) transport: Transport,
+    pub(crate) mailer: Mailer,
+    pub(crate) base_urls: BaseUrls,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Jobs whose acceptance or start was not confirmed: leased, perhaps marked as started, and never called.
+    pub(crate) orphans: Mutex<Vec<(Lease, Vec<Seq>)>>,
+}
+
+/// What an attempt ended in.
+type Ended = Result<Sent, SendError>;
+
+impl Attempts {
+    /// Begins the call of a started attempt (`job.attempt` is its number) in a task of its own.
+    pub fn begin(self: &Arc<Self>, job: Job, route: Route, permit: Permit, lease: Lease, started_at: Timestamp) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            // A panic in an adapter is its message's misfortune only; whether the request went out can't be told.
+            let ended = AssertUnwindSafe(this.call(&job, &route)).catch_unwind().await;
+            let ended = ended.unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
+            let settlement = this.conclude(&job, &route, started_at, ended).await;
+            this.settle(lease, settlement, Some(permit));
+        });
+    }
+
+    /// Sends an outcome to the settler.
+    pub fn settle(&self, lease: Lease, settlement: Settlement, permit: Option<Permit>) {
+        let provider = settlement.provider.clone().unwrap_or_else(|| "none".to_owned());
+        self.metrics.attempts.get_or_create(&AttemptLabels { provider, outcome: settlement.kind.name() }).inc();
+        if self.outcomes.send(Unsettled { lease, settlement, permit }).is_err() {
+            tracing::error!("an outcome came after the settler had stopped; it counts as unknown after the next start");
+        }
+    }
+
+    /// Remembers jobs that the store may hold for us though we never got to call them.
+    pub fn orphaned(&self, lease: Lease, seqs: Vec<Seq>) {
+        if !seqs.is_empty() {
+            self.orphans.lock().push((lease, seqs));
+        }
+    }
+
+    /// Gives orphaned jobs back.
+    ///
+    /// # Errors
+    /// When the store is still away; the rest is kept.
+    pub async fn release_orphans(&self) -> raven_store::Result<()> {
+        loop {
+            let Some((lease, seqs)) = self.orphans.lock().last().cloned() else { return Ok(()) };
+            self.store.release(lease, &seqs).await?;
+            self.orphans.lock().retain(|(l, s)| !(*l == lease && *s == seqs));
+        }
+    }
+
+    async fn call(&self, job: &Job, route: &Route) -> Ended {
+        let content: Content<'_> = serde_json::from_str(&job.content)
+            .map_err(|_| SendError::new(Class::Rejected, "internal", "the stored content can't be read"))?;
+        let message = Outbound {
+            id: self.ids.seal(job.seq),
+            channel: job.lane.channel,
+            recipient: &job.recipient,
+            content: &content,
+            attempt: job.attempt,
+            now: self.clock.now(),
+        };
+        match route {
+            Route::Sandbox => raven_providers::sandbox::send(&message),
+            Route::Provider(connection) => self.call_provider(connection, &message).await,
+        }
+    }
+
+    async fn call_provider(&self, connection: &Connection, message: &Outbound<'_>) -> Ended {
+        match &connection.bound {
+            Bound::Http(provider) => {
+                let base_url = self.base_urls.get(connection.provider.spec.id).map(|url| url.as_str().into());
+                let request = provider.request(message, &Cx { base_url });
+                match self.transport.call(request).await {
+                    Ok(response) => provider.outcome(&response),
+                    Err(CallError::NotSent(text)) => {
+                        tracing::warn!(config = %connection.id, error = text, "a provider can't be reached");
+                        Err(SendError::new(Class::Retry { after: None }, "provider_unreachable", "no connection to the provider"))
+                    }
+                    Err(CallError::Unknown(text)) => {
+                        tracing::warn!(config = %connection.id, error = text, "a provider gave no answer");
+                        Err(SendError::new(Class::Unknown, "no_answer", "the provider gave no answer"))
+                    }
+                }
+            }
+            Bound::Smtp(settings) => self.mailer.send(&connection.mail, settings, message).await,
+        }
+    }
+
+    async fn conclude(&self, job: &Job, route: &Route, started_at: Timestamp, ended: Ended) -> Settlement {
+        let now = self.clock.now();
+        let mut settlement = blank(job, now);
+        settlement.started_at = Some(started_at);
+        settlement.provider = Some(route.provider().to_owned());
+        settlement.config = route.config();
+        match ended {
+            Ok(sent) => {
+                settlement.kind = EventKind::Sent;
+                settlement.status = Status::Sent;
+                settlement.provider_message_id = sent.provider_message_id;
+                settlement.segments = sent.segments;
+                settlement.cost_micros = sent.cost.as_ref().map(|c| c.micros);
+                settlement.cost_currency = sent.cost.map(|c| c.currency);
+                settlement.next = match route {
+                    Route::Sandbox => Next::At(Action::Play, now.after(raven_providers::sandbox::DELIVERED_AFTER)),
+                    Route::Provider(_) => Next::Done,
+                };
+            }
+            Err(error) => self.conclude_failure(job, error, now, &mut settlement).await,
+        }
+        settlement
+    }
+
+    async fn conclude_failure(&self, job: &Job, error: SendError, now: Timestamp, settlement: &mut Settlement) {
+        let hint = match error.class {
+            Class::Rejected => return fail(settlement, error),
+            Class::Unknown => {
+                settlement.kind = EventKind::OutcomeUnknown;
+                settlement.detail = Some(describe(&error));
+                settlement.next = if self.retries_unknown(job).await {
+                    self.retry_at(job, now, None).map_or(Next::At(Action::GiveUp, now), |at| Next::At(Action::Send, at))
+                } else {
+                    Next::At(Action::GiveUp, now.after(UNKNOWN_FOR))
+                };
+                return;
+            }
+            Class::Retry { after } | Class::RateLimited { after } => after,
+            // Nothing goes through this config until someone mends it, so there is no hurry.
+            Class::Credentials => Some(Duration::from_secs(60)),
+        };
+        match self.retry_at(job, now, hint) {
+            Some(at) => {
+                settlement.kind = EventKind::RetryScheduled;
+                settlement.detail = Some(describe(&error));
+                settlement.next = Next::At(Action::Send, at);
+            }
+            None => fail(settlement, error),
+        }
+    }
+
+    fn retry_at(&self, job: &Job, now: Timestamp, hint: Option<Duration>) -> Option<Timestamp> {
+        let mut jitter = [0];
+        // Without randomness retries still work, only bunched.
+        let _ = self.entropy.fill(&mut jitter);
+        RetryPolicy::of(job.lane.channel).next(job.attempt, now, job.expires_at, hint, jitter[0])
+    }
+
+    async fn retries_unknown(&self, job: &Job) -> bool {
+        match self.directory.tenant(job.lane.tenant).await {
+            Ok(view) => view.is_some_and(|v| v.record.retry_unknown),
+            Err(e) => {
+                tracing::error!(error = chain(&*e), "a tenant's policy can't be read; the message is not repeated");
+                false
+            }
+        }
+    }
+}
+
+/// A settlement that changes nothing yet: an event of no attempt, the status kept, the job done.
+#[must_use]
+pub fn blank(job: &Job, now: Timestamp) -> Settlement {
+    Settlement {
+        seq: job.seq,
+        tenant: job.lane.tenant,
+        attempt: job.attempt,
+        started_at: None,
+        at: now,
+        kind: EventKind::Failed,
+        status: Status::Sending,
+        provider: None,
+        config: None,
+        provider_message_id: None,
+        segments: None,
+        cost_currency: None,
+        cost_micros: None,
+        failure_reason: None,
+        detail: None,
+        payload: None,
+        next: Next::Done,
+    }
+}
+
+fn fail(settlement: &mut Settlement, error: SendError) {
+    settlement.kind = EventKind::Failed;
+    settlement.status = Status::Failed;
+    settlement.detail = Some(describe(&error));
+    settlement.failure_reason = Some(error.code);
+    settlement.next = Next::Done;
+}
+
+fn describe(error: &SendError) -> String {
+    format!("{}: {}", error.code, error.message)
+}

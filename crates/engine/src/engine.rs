@@ -1,0 +1,439 @@
+//! The engine put together: what runs, in which order it starts, and how it stops.
+
+use std::{sync::Arc, time::Duration};
+
+use raven_core::{Clock, EventKind, Status, Timestamp};
+use raven_store::{Action, Job, Next, Start, Store};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    attempt::{Attempts, BaseUrls, blank},
+    clock::Entropy,
+    directory::{Directory, Route},
+    dispatch::{Dispatcher, Limits, Permit},
+    guard::Guard,
+    housekeeping::Housekeeping,
+    ingest::{Coalescer, Ingest, Parts},
+    keyring::Keyring,
+    mailer::Mailer,
+    membership::Membership,
+    metrics::Metrics,
+    settle::Settler,
+    token::Tokens,
+    transport::{ExtraRoots, Transport, chain},
+    vault::{InstallationKeys, SecretKey, Vault},
+};
+
+/// Between two looks for due jobs that nobody told us of.
+const POLL: Duration = Duration::from_millis(500);
+/// Jobs of one lane in a claim.
+const PER_LANE: usize = 32;
+/// Jobs in a claim.
+const CLAIM: usize = 256;
+/// Jobs started in one transaction.
+const STARTS: usize = 256;
+
+/// Where the engine finds itself.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The storage, migrated.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// What the operator decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This process's name among the nodes.
+    pub node_id: String,
+    /// Wraps all other keys.
+    pub master_key: SecretKey,
+    /// Verifies bearer tokens.
+    pub jwt_secret: secrecy::SecretString,
+    /// `iss` that tokens must have.
+    pub jwt_issuer: Option<String>,
+    /// `aud` that tokens must have.
+    pub jwt_audience: Option<String>,
+    /// Does this process call providers?
+    pub works: bool,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// May tenants reach private networks?
+    pub allow_private: bool,
+    /// Base URLs in place of documented ones.
+    pub base_urls: BaseUrls,
+    /// Trusted beside the public certificate authorities.
+    pub extra_roots: ExtraRoots,
+    /// How mail servers are greeted.
+    pub hello_name: String,
+}
+
+/// Why the engine can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The installation's keys don't open.
+    #[error(transparent)]
+    Vault(#[from] crate::vault::VaultError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] raven_store::Error),
+    /// No randomness.
+    #[error(transparent)]
+    Entropy(#[from] crate::clock::EntropyError),
+    /// A setting can't be used.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// A running engine. What handlers need of it is public.
+pub struct Engine {
+    /// The storage.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Acceptance.
+    pub ingest: Ingest,
+    /// Keys.
+    pub keyring: Keyring,
+    /// Bearer tokens.
+    pub tokens: Tokens,
+    /// Tenants.
+    pub directory: Arc<Directory>,
+    /// Sealed secrets.
+    pub vault: Vault,
+    /// Message ids.
+    pub ids: Arc<raven_core::IdCipher>,
+    /// Cursors.
+    pub cursors: raven_core::page::CursorKey,
+    /// This node.
+    pub membership: Arc<Membership>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Chores; tests step them.
+    pub housekeeping: Housekeeping,
+    worker: Option<Arc<Worker>>,
+    stopping: CancellationToken,
+    parts: parking_lot::Mutex<Option<Running>>,
+}
+
+struct Running {
+    coalescers: Vec<Coalescer>,
+    settler: Option<Settler>,
+    accepting: Vec<JoinHandle<()>>,
+    settling: Option<JoinHandle<()>>,
+    loops: Vec<JoinHandle<()>>,
+}
+
+/// Turns jobs into calls.
+pub struct Worker {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    membership: Arc<Membership>,
+    directory: Arc<Directory>,
+    dispatcher: Arc<Dispatcher>,
+    attempts: Arc<Attempts>,
+    /// Rung when a job may have become due.
+    wake: Arc<Notify>,
+}
+
+impl Engine {
+    /// Puts the engine together and registers the node, taking back at once what an earlier life of it left behind.
+    /// Nothing runs yet: see [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn new(surroundings: Surroundings, options: Options) -> Result<Arc<Self>, StartError> {
+        let Surroundings { store, clock, entropy } = surroundings;
+        let vault = Vault::new(options.master_key, entropy.clone());
+        let keys = InstallationKeys::load(&vault, &*store).await?;
+        let (membership, registration) = Membership::join(&*store, clock.clone(), &options.node_id).await?;
+        let (membership, metrics, ids) = (Arc::new(membership), Arc::new(Metrics::default()), Arc::new(keys.ids));
+        let directory = Arc::new(Directory::new(store.clone(), clock.clone(), vault.clone()));
+        let guard = Guard { allow_private: options.allow_private };
+
+        let (mut worker, mut settler) = (None, None);
+        if options.works {
+            let wake = Arc::new(Notify::new());
+            let (outcomes, end) = Settler::new(store.clone(), wake.clone());
+            let attempts = Arc::new(Attempts {
+                store: store.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                directory: directory.clone(),
+                ids: ids.clone(),
+                transport: Transport::new(&options.extra_roots).map_err(StartError::Setting)?,
+                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots).map_err(StartError::Setting)?,
+                base_urls: options.base_urls,
+                outcomes,
+                tasks: TaskTracker::new(),
+                metrics: metrics.clone(),
+                orphans: parking_lot::Mutex::default(),
+            });
+            let dispatcher = Dispatcher::new(options.limits, metrics.clone());
+            settler = Some(end);
+            worker = Some(Arc::new(Worker {
+                store: store.clone(),
+                clock: clock.clone(),
+                membership: membership.clone(),
+                directory: directory.clone(),
+                dispatcher,
+                attempts,
+                wake,
+            }));
+        }
+        let dispatch = worker.as_ref().map(|w| (w.dispatcher.clone(), w.attempts.clone()));
+        let parts = Parts { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch: dispatch.clone(), metrics: metrics.clone() };
+        let (ingest, coalescers) = Ingest::new(&parts);
+        let housekeeping =
+            Housekeeping { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch, metrics: metrics.clone() };
+        housekeeping.take_over(registration.predecessors).await?;
+        Ok(Arc::new(Self {
+            keyring: Keyring::new(store.clone(), clock.clone(), entropy.clone(), &keys.key_mac)?,
+            tokens: Tokens::new(&options.jwt_secret, options.jwt_issuer.as_deref(), options.jwt_audience.as_deref()),
+            cursors: keys.cursors,
+            store,
+            clock,
+            entropy,
+            ingest,
+            directory,
+            vault,
+            ids,
+            membership,
+            metrics,
+            housekeeping,
+            worker,
+            stopping: CancellationToken::new(),
+            parts: parking_lot::Mutex::new(Some(Running { coalescers, settler, accepting: Vec::new(), settling: None, loops: Vec::new() })),
+        }))
+    }
+
+    /// Starts all loops.
+    pub fn run(self: &Arc<Self>) {
+        let mut parts = self.parts.lock();
+        let Some(running) = parts.as_mut() else { return };
+        running.accepting.extend(running.coalescers.drain(..).map(|c| tokio::spawn(c.run())));
+        running.settling = running.settler.take().map(|s| tokio::spawn(s.run()));
+        if let Some(worker) = &self.worker {
+            running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_starts())));
+            running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_claims())));
+        }
+        running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
+        running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
+    }
+
+    /// Is this process on its way out?
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Stops in order: no new claims and starts, then calls under way end and are settled, what is held goes back, the
+    /// node retires. The server must have stopped taking requests before.
+    pub async fn stop(&self, most: Duration) {
+        let deadline = Instant::now() + most;
+        self.stopping.cancel();
+        let Some(mut running) = self.parts.lock().take() else { return };
+        for handle in running.loops.drain(..) {
+            let _ = handle.await;
+        }
+        let lease = self.membership.lease();
+        if let Some(worker) = &self.worker {
+            let held = worker.dispatcher.stop();
+            worker.release(&held).await;
+            worker.attempts.tasks.close();
+            if tokio::time::timeout_at(deadline, worker.attempts.tasks.wait()).await.is_err() {
+                tracing::warn!(calls = worker.dispatcher.calls(), "calls were still under way at the end of the stop; their outcomes count as unknown");
+            }
+            // All permits back means that all outcomes are settled.
+            while worker.dispatcher.calls() > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        for handle in running.accepting.drain(..).chain(running.settling.take()) {
+            handle.abort();
+        }
+        // What is left under the epoch (calls that did not end) is for the next life of this node, or for the others.
+        let left = match self.store.reap(lease, self.clock.now(), self.clock.now().after(crate::attempt::UNKNOWN_FOR), 10_000).await {
+            Ok(_) => self.store.retire_node(lease).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = left {
+            tracing::warn!(error = chain(&e), "the node could not sign off; it will be declared dead");
+        }
+        self.store.close().await;
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+enum Chore {
+    Beat,
+    Tidy,
+}
+
+async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let done = match chore {
+            Chore::Beat => engine.housekeeping.beat().await,
+            Chore::Tidy => engine.housekeeping.tidy().await,
+        };
+        if let Err(e) = done {
+            tracing::error!(error = chain(&e), "a chore failed and will be tried again");
+        }
+    }
+}
+
+impl Worker {
+    /// Starts what can be started: marks attempts as started, then makes their calls. Returns how many began.
+    pub async fn step_starts(self: &Arc<Self>) -> usize {
+        if !self.membership.is_fresh() {
+            return 0;
+        }
+        let taken = self.dispatcher.take(STARTS);
+        if taken.is_empty() {
+            return 0;
+        }
+        let now = self.clock.now();
+        let lease = self.membership.lease();
+        let mut ready: Vec<(Job, Permit, Route)> = Vec::with_capacity(taken.len());
+        for (job, permit) in taken {
+            if let Some(route) = self.route(&job, now, lease).await {
+                ready.push((job, permit, route));
+            }
+        }
+        let starts: Vec<Start> = ready.iter().map(|(job, _, route)| Start { seq: job.seq, attempt: job.attempt + 1, config: route.config() }).collect();
+        match self.store.start(lease, &starts, now).await {
+            Ok(held) => {
+                let mut began = 0;
+                for ((mut job, permit, route), held) in ready.into_iter().zip(held) {
+                    if held {
+                        job.attempt += 1;
+                        self.attempts.begin(job, route, permit, lease, now);
+                        began += 1;
+                    }
+                }
+                began
+            }
+            Err(e) => {
+                tracing::error!(error = chain(&e), "attempts can't be started yet");
+                self.attempts.orphaned(lease, starts.iter().map(|s| s.seq).collect());
+                0
+            }
+        }
+    }
+
+    /// The route of a job, or what becomes of it without one.
+    async fn route(&self, job: &Job, now: Timestamp, lease: raven_store::Lease) -> Option<Route> {
+        if now >= job.expires_at {
+            let mut settlement = blank(job, now);
+            settlement.kind = EventKind::Expired;
+            settlement.status = Status::Expired;
+            settlement.failure_reason = Some("expired".to_owned());
+            settlement.detail = Some("the message was still waiting when it reached its maximum age".to_owned());
+            self.attempts.settle(lease, settlement, None);
+            return None;
+        }
+        let route = match self.directory.tenant(job.lane.tenant).await {
+            Ok(view) => view.and_then(|v| v.route(job.lane.environment, job.lane.channel)),
+            Err(e) => {
+                tracing::error!(error = chain(&*e), "a tenant can't be read; its job is given back");
+                self.attempts.orphaned(lease, vec![job.seq]);
+                return None;
+            }
+        };
+        if route.is_none() {
+            let mut settlement = blank(job, now);
+            settlement.kind = EventKind::RetryScheduled;
+            settlement.status = Status::Queued;
+            settlement.detail = Some("no_provider_for_channel: no provider is configured for the channel any more".to_owned());
+            settlement.next = Next::At(Action::Send, now.after(Duration::from_secs(60)).min(job.expires_at));
+            self.attempts.settle(lease, settlement, None);
+        }
+        route
+    }
+
+    async fn run_starts(self: Arc<Self>) {
+        loop {
+            if self.step_starts().await == 0 {
+                // While the heartbeat is stale nothing rings when it is fresh again, so look now and then.
+                let _ = tokio::time::timeout(POLL, self.dispatcher.rung()).await;
+            }
+        }
+    }
+
+    /// Claims due jobs and hands them to the dispatcher. Returns when the next one is due, if one is known, and whether
+    /// more may be due now.
+    ///
+    /// # Errors
+    /// When the store can't.
+    pub async fn step_claims(&self) -> raven_store::Result<(Option<Timestamp>, bool)> {
+        let (room, skip) = self.dispatcher.appetite();
+        let limit = room.min(CLAIM);
+        if limit == 0 || !self.membership.is_fresh() {
+            return Ok((None, false));
+        }
+        let (lease, now) = (self.membership.lease(), self.clock.now());
+        let claimed = self.store.claim(lease, limit, PER_LANE, &skip, now).await?;
+        let got = claimed.jobs.len();
+        for job in claimed.jobs {
+            match job.action {
+                Action::Send => self.dispatcher.hold(job),
+                Action::GiveUp => {
+                    let mut settlement = blank(&job, now);
+                    settlement.status = Status::Failed;
+                    settlement.failure_reason = Some("outcome_unknown".to_owned());
+                    settlement.detail = Some("no word of the message came from the provider in time".to_owned());
+                    self.attempts.settle(lease, settlement, None);
+                }
+                Action::Play => {
+                    let mut settlement = blank(&job, now);
+                    settlement.kind = EventKind::Delivered;
+                    settlement.status = Status::Delivered;
+                    self.attempts.settle(lease, settlement, None);
+                }
+            }
+        }
+        self.dispatcher.left_behind(got == limit || !skip.is_empty());
+        Ok((claimed.next_due, got > 0))
+    }
+
+    async fn run_claims(self: Arc<Self>) {
+        loop {
+            let wait = match self.step_claims().await {
+                Ok((_, true)) => continue,
+                Ok((next_due, false)) => next_due.map_or(POLL, |at| at.since(self.clock.now()).min(POLL)),
+                Err(e) => {
+                    tracing::error!(error = chain(&e), "jobs can't be claimed yet");
+                    POLL
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.wake.notified() => {}
+                () = self.dispatcher.has_room() => {}
+            }
+        }
+    }
+
+    async fn release(&self, held: &[Job]) {
+        let seqs: Vec<raven_core::Seq> = held.iter().map(|j| j.seq).collect();
+        if let Err(e) = self.store.release(self.membership.lease(), &seqs).await {
+            tracing::warn!(error = chain(&e), jobs = seqs.len(), "held jobs could not be given back; they are taken over later");
+        }
+        let _ = self.attempts.release_orphans().await;
+    }
+}

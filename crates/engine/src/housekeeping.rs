@@ -1,0 +1,96 @@
+//! What has to be done now and then: heartbeats, taking over the work of nodes that are gone, forgetting what expired.
+
+use std::{sync::Arc, time::Duration};
+
+use raven_core::{Clock, Timestamp};
+use raven_store::{Lease, Store};
+
+use crate::{
+    attempt::{Attempts, UNKNOWN_FOR},
+    dispatch::Dispatcher,
+    membership::Membership,
+    metrics::{ChannelLabels, Metrics},
+};
+
+/// Jobs reaped, or rows purged, in one transaction: small, so that acceptance hardly waits.
+const CHUNK: usize = 500;
+/// Content without a message is an orphan when it is older than this.
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+
+/// A node's chores.
+pub struct Housekeeping {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) dispatch: Option<(Arc<Dispatcher>, Arc<Attempts>)>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Housekeeping {
+    /// Every five seconds: beats, and takes over from the dead.
+    ///
+    /// # Errors
+    /// When the store can't.
+    pub async fn beat(&self) -> raven_store::Result<()> {
+        self.metrics.node_alive.set(i64::from(self.membership.is_fresh()));
+        if let Some(registration) = self.membership.beat(&*self.store).await? {
+            tracing::warn!("this node was away for too long; its work was taken over, and it begins anew");
+            if let Some((dispatcher, _)) = &self.dispatch {
+                // Whoever reaped the old epoch has freed these jobs.
+                dispatcher.forget_held();
+            }
+            self.take_over(registration.predecessors).await?;
+        }
+        self.metrics.node_alive.set(1);
+        if let Some((_, attempts)) = &self.dispatch {
+            attempts.release_orphans().await?;
+        }
+        let now = self.clock.now();
+        let dead = self.store.dead_nodes(now).await?;
+        self.take_over(dead.into_iter().map(|n| n.lease).filter(|l| *l != self.membership.lease()).collect()).await?;
+        for (channel, depth, oldest) in self.store.depth(now).await? {
+            let labels = ChannelLabels { channel: channel.name() };
+            self.metrics.queue_depth.get_or_create(&labels).set(depth);
+            let age = oldest.map_or(0, |at| now.since(at).as_millis());
+            self.metrics.oldest_due.get_or_create(&labels).set(i64::try_from(age).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+
+    /// Takes the work of epochs that are over: what was not started is free again, what was started and has no outcome is
+    /// unknown.
+    ///
+    /// # Errors
+    /// When the store can't; the rest is found again.
+    pub async fn take_over(&self, leases: Vec<Lease>) -> raven_store::Result<()> {
+        for lease in leases {
+            let (mut released, mut unknown) = (0, 0);
+            loop {
+                let now = self.clock.now();
+                let reaped = self.store.reap(lease, now, now.after(UNKNOWN_FOR), CHUNK).await?;
+                released += reaped.released;
+                unknown += reaped.unknown;
+                if reaped.released + reaped.unknown == 0 {
+                    break;
+                }
+            }
+            self.store.retire_node(lease).await?;
+            if released + unknown > 0 {
+                tracing::info!(epoch = lease.0, released, unknown, "took over the work of a node that is gone");
+            }
+        }
+        Ok(())
+    }
+
+    /// Every minute: forgets expired idempotency records and orphaned content, and prepares the coming weeks.
+    ///
+    /// # Errors
+    /// When the store can't.
+    pub async fn tidy(&self) -> raven_store::Result<()> {
+        let now: Timestamp = self.clock.now();
+        self.store.extend(now).await?;
+        while self.store.purge_idempotency(now, CHUNK).await? == CHUNK {}
+        while self.store.sweep_contents(now.before(ORPHAN_AGE), CHUNK).await? == CHUNK {}
+        Ok(())
+    }
+}

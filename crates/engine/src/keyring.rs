@@ -1,0 +1,195 @@
+//! Checks API keys. What is known of a prefix is remembered for a minute; beside it the fingerprint of the one secret that
+//! passed Argon2id. So a known key costs one keyed hash, a wrong one an HMAC, and Argon2id runs once a key and minute.
+
+use std::{sync::Arc, time::Duration};
+
+use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
+use aws_lc_rs::hmac;
+use moka::future::Cache;
+use parking_lot::Mutex;
+use raven_core::{Clock, Environment, KeyId, TenantId, Timestamp, key::PresentedKey, permission::Scopes};
+use raven_store::{KeyRecord, Store, TenantRecord};
+use secrecy::SecretString;
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+
+use crate::{
+    clock::{Entropy, EntropyError, random},
+    vault::SecretKey,
+};
+
+/// How long what was read of a key is trusted.
+const REMEMBER: Duration = Duration::from_secs(60);
+/// Keys that are remembered at most.
+const CAPACITY: u64 = 50_000;
+
+/// A key that was presented and is good.
+#[derive(Clone, Debug)]
+pub struct VerifiedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its environment.
+    pub environment: Environment,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The tenant, as it was when the key was read.
+    pub tenant_record: Arc<TenantRecord>,
+}
+
+/// Why a key is not good.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Malformed, unknown, wrong, revoked or expired: callers are not told which.
+    #[error("invalid API key")]
+    Invalid,
+    /// It could not be looked up.
+    #[error(transparent)]
+    Store(Arc<raven_store::Error>),
+}
+
+struct Known {
+    record: KeyRecord,
+    verified: VerifiedKey,
+    read_at: Timestamp,
+    /// Keyed hash of the secret that passed Argon2id.
+    passed: Mutex<Option<[u8; 32]>>,
+    /// One Argon2id at a time for one key.
+    hashing: Semaphore,
+}
+
+/// A freshly made key: the only time that its text exists.
+pub struct FreshKey {
+    /// The whole key.
+    pub plaintext: SecretString,
+    /// `rk_live_a3f7b2c1`.
+    pub prefix: String,
+    /// The last four characters.
+    pub last_four: String,
+    /// Argon2id, as a PHC string.
+    pub secret_hash: String,
+    /// HMAC-SHA-256 under the server key.
+    pub secret_mac: [u8; 32],
+}
+
+impl std::fmt::Debug for FreshKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FreshKey").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// Checks and makes keys.
+pub struct Keyring {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    mac: hmac::Key,
+    /// Under which passed secrets are remembered; new with every process.
+    memory_key: [u8; 32],
+    known: Cache<[u8; 16], Arc<Known>>,
+}
+
+impl Keyring {
+    /// A keyring over the store's keys; `mac` is the installation's key for secrets.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, mac: &SecretKey) -> Result<Self, EntropyError> {
+        let memory_key = random(&*entropy)?;
+        let mac = hmac::Key::new(hmac::HMAC_SHA256, mac.expose());
+        Ok(Self { store, clock, entropy, mac, memory_key, known: Cache::new(CAPACITY) })
+    }
+
+    /// Checks a presented key.
+    ///
+    /// # Errors
+    /// [`KeyError::Invalid`] for any key that opens nothing; [`KeyError::Store`] when that could not be found out.
+    pub async fn check(&self, text: &str) -> Result<VerifiedKey, KeyError> {
+        let key = PresentedKey::parse(text).ok_or(KeyError::Invalid)?;
+        let mut prefix = [0; 16];
+        prefix.copy_from_slice(key.prefix.as_bytes());
+        let now = self.clock.now();
+        let known = match self.known.get(&prefix).await {
+            Some(known) if now.since(known.read_at) < REMEMBER && now >= known.read_at => known,
+            Some(_) => {
+                self.known.invalidate(&prefix).await;
+                self.read(prefix, key.prefix, now).await?
+            }
+            None => self.read(prefix, key.prefix, now).await?,
+        };
+        let expired = known.record.expires_at.is_some_and(|at| now >= at);
+        if expired || known.record.revoked_at.is_some() {
+            return Err(KeyError::Invalid);
+        }
+        let print = *blake3::keyed_hash(&self.memory_key, key.secret.as_bytes()).as_bytes();
+        if self.has_passed(&known, &print) {
+            return Ok(known.verified.clone());
+        }
+        let mac = hmac::sign(&self.mac, key.secret.as_bytes());
+        if !bool::from(mac.as_ref().ct_eq(&known.record.secret_mac)) {
+            return Err(KeyError::Invalid);
+        }
+        // Never closed, so acquiring only waits.
+        let _turn = known.hashing.acquire().await;
+        if !self.has_passed(&known, &print) {
+            verify_hash(key.secret.to_owned().into(), known.record.secret_hash.clone()).await?;
+            *known.passed.lock() = Some(print);
+        }
+        Ok(known.verified.clone())
+    }
+
+    /// Forgets what is known of a prefix: after its key was revoked or changed.
+    pub async fn forget(&self, prefix: &str) {
+        if let Ok(prefix) = <[u8; 16]>::try_from(prefix.as_bytes()) {
+            self.known.invalidate(&prefix).await;
+        }
+    }
+
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// When the system has no randomness, or Argon2id fails (out of memory).
+    pub async fn compose(&self, environment: Environment) -> Result<FreshKey, EntropyError> {
+        let (public, stream) = (random::<4>(&*self.entropy)?, random::<64>(&*self.entropy)?);
+        let plaintext = raven_core::key::compose(environment, public, &stream).ok_or(EntropyError)?;
+        let key = PresentedKey::parse(&plaintext).ok_or(EntropyError)?;
+        let mac = hmac::sign(&self.mac, key.secret.as_bytes());
+        let secret_mac = mac.as_ref().try_into().map_err(|_| EntropyError)?;
+        let (prefix, last_four) = (key.prefix.to_owned(), key.secret[key.secret.len() - 4..].to_owned());
+        let salt = random::<16>(&*self.entropy)?;
+        let secret = zeroize::Zeroizing::new(key.secret.to_owned());
+        let hashed = tokio::task::spawn_blocking(move || Argon2::default().hash_password_with_salt(secret.as_bytes(), &salt).map(|h| h.to_string()));
+        let secret_hash = hashed.await.ok().and_then(Result::ok).ok_or(EntropyError)?;
+        Ok(FreshKey { prefix, last_four, secret_hash, secret_mac, plaintext: plaintext.into() })
+    }
+
+    fn has_passed(&self, known: &Known, print: &[u8; 32]) -> bool {
+        known.passed.lock().is_some_and(|passed| passed.ct_eq(print).into())
+    }
+
+    async fn read(&self, prefix: [u8; 16], text: &str, now: Timestamp) -> Result<Arc<Known>, KeyError> {
+        let read = async {
+            let (record, tenant) = self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
+            let verified = VerifiedKey {
+                id: record.id,
+                tenant: record.tenant,
+                environment: record.environment,
+                scopes: record.scopes,
+                tenant_record: Arc::new(tenant),
+            };
+            Ok::<_, KeyError>(Arc::new(Known { record, verified, read_at: now, passed: Mutex::new(None), hashing: Semaphore::new(1) }))
+        };
+        self.known.try_get_with(prefix, read).await.map_err(|e| match &*e {
+            KeyError::Invalid => KeyError::Invalid,
+            KeyError::Store(source) => KeyError::Store(source.clone()),
+        })
+    }
+}
+
+async fn verify_hash(secret: zeroize::Zeroizing<String>, hash: String) -> Result<(), KeyError> {
+    let verified = tokio::task::spawn_blocking(move || {
+        PasswordHash::new(&hash).is_ok_and(|hash| Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok())
+    });
+    if matches!(verified.await, Ok(true)) { Ok(()) } else { Err(KeyError::Invalid) }
+}

@@ -1,0 +1,100 @@
+//! What the engine counts, for Prometheus. Labels are providers, channels and outcomes: never a tenant, never a person.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Labels of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    /// The provider's id; `none` where no route was found.
+    pub provider: String,
+    /// The event that the attempt ended in.
+    pub outcome: &'static str,
+}
+
+/// Labels of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The route's pattern, not the path.
+    pub route: String,
+    /// The method.
+    pub method: String,
+    /// The status code.
+    pub status: u16,
+}
+
+/// Labels of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChannelLabels {
+    /// The channel's name.
+    pub channel: &'static str,
+}
+
+/// All counters; the registry that renders them is [`Metrics::render`]ed.
+pub struct Metrics {
+    registry: Registry,
+    /// Answered requests.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Messages accepted (created).
+    pub accepted: Counter,
+    /// Messages turned away because the queue of acceptance was full or the database away.
+    pub refused: Counter,
+    /// Messages in one acceptance transaction.
+    pub batch: Histogram,
+    /// Attempts by provider and outcome.
+    pub attempts: Family<AttemptLabels, Counter>,
+    /// Calls under way.
+    pub in_flight: Gauge,
+    /// Jobs held in memory, waiting for a permit.
+    pub held: Gauge,
+    /// Jobs in the database.
+    pub queue_depth: Family<ChannelLabels, Gauge>,
+    /// Age of the oldest job that is due, in milliseconds; 0 when none is.
+    pub oldest_due: Family<ChannelLabels, Gauge>,
+    /// 1 while the node's heartbeat is fresh.
+    pub node_alive: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("raven");
+        let metrics = Self {
+            requests: Family::default(),
+            accepted: Counter::default(),
+            refused: Counter::default(),
+            batch: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+            attempts: Family::default(),
+            in_flight: Gauge::default(),
+            held: Gauge::default(),
+            queue_depth: Family::default(),
+            oldest_due: Family::default(),
+            node_alive: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("http_requests", "Answered requests", metrics.requests.clone());
+        registry.register("messages_accepted", "Messages accepted", metrics.accepted.clone());
+        registry.register("messages_refused", "Messages turned away by overload or an unavailable database", metrics.refused.clone());
+        registry.register("accept_batch_size", "Messages in one acceptance transaction", metrics.batch.clone());
+        registry.register("attempts", "Attempts by provider and outcome", metrics.attempts.clone());
+        registry.register("attempts_in_flight", "Provider calls under way", metrics.in_flight.clone());
+        registry.register("jobs_held", "Jobs held in memory, waiting for a permit", metrics.held.clone());
+        registry.register("queue_depth", "Jobs in the database by channel", metrics.queue_depth.clone());
+        registry.register("queue_oldest_due_milliseconds", "Age of the oldest due job by channel", metrics.oldest_due.clone());
+        registry.register("node_alive", "1 while this node's heartbeat is fresh", metrics.node_alive.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// The OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String fails only if a metric's own encoding does, and then what was written so far is shown.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,123 @@
+//! Settling: outcomes of attempts, written down in batches. An outcome is kept and tried again until the store has it.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use raven_store::{Error, Lease, Next, Settlement, Store};
+use tokio::sync::{Notify, mpsc};
+
+use crate::dispatch::Permit;
+
+/// Outcomes in one transaction at most.
+const BATCH: usize = 500;
+/// Waits between tries while the store is away: doubling from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// An outcome on its way to the store; the permit of its call goes free when it is there.
+pub struct Unsettled {
+    /// The epoch that the job was held under.
+    pub lease: Lease,
+    /// The outcome.
+    pub settlement: Settlement,
+    /// The call's permit, where there was a call.
+    pub permit: Option<Permit>,
+}
+
+/// The way to the settler. Not bounded by itself: permits and the size of claims bound what can be in it.
+pub type Outcomes = mpsc::UnboundedSender<Unsettled>;
+
+/// Outcomes of one epoch.
+struct Batch {
+    lease: Lease,
+    settlements: Vec<Settlement>,
+    permits: Vec<Option<Permit>>,
+}
+
+/// The settler's end.
+pub struct Settler {
+    store: Arc<dyn Store>,
+    outcomes: mpsc::UnboundedReceiver<Unsettled>,
+    /// Rung when something was settled that another action follows on.
+    wake: Arc<Notify>,
+    received: Vec<Unsettled>,
+    batches: VecDeque<Batch>,
+}
+
+impl Settler {
+    /// A settler, and the way to it. `wake` is rung when something was settled that another action follows on.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, wake: Arc<Notify>) -> (Outcomes, Self) {
+        let (sender, outcomes) = mpsc::unbounded_channel();
+        (sender, Self { store, outcomes, wake, received: Vec::with_capacity(BATCH), batches: VecDeque::new() })
+    }
+
+    /// Waits for outcomes and writes down all that wait. `false` when nothing can come any more and all is written.
+    ///
+    /// # Errors
+    /// When the store is away; what was to be written is kept for the next step.
+    pub async fn step(&mut self) -> raven_store::Result<bool> {
+        if self.batches.is_empty() {
+            if self.outcomes.recv_many(&mut self.received, BATCH).await == 0 {
+                return Ok(false);
+            }
+            self.sort();
+        }
+        while let Some(batch) = self.batches.pop_front() {
+            match self.store.settle(batch.lease, &batch.settlements).await {
+                Ok(()) => {
+                    if batch.settlements.iter().any(|s| matches!(s.next, Next::At(..))) {
+                        self.wake.notify_one();
+                    }
+                }
+                Err(Error::Unavailable(e)) => {
+                    self.batches.push_front(batch);
+                    return Err(Error::Unavailable(e));
+                }
+                Err(e) if batch.settlements.len() > 1 => {
+                    tracing::warn!(error = crate::transport::chain(&e), "a batch of outcomes was refused and is tried in halves");
+                    self.halve(batch);
+                }
+                Err(e) => {
+                    // Nothing more can be done here: the job stays marked as started, and counts as unknown after a restart.
+                    let seq = batch.settlements.first().map(|s| s.seq.0);
+                    tracing::error!(error = crate::transport::chain(&e), seq, "an outcome was refused by the store");
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn sort(&mut self) {
+        for unsettled in self.received.drain(..) {
+            if self.batches.back().is_none_or(|b| b.lease != unsettled.lease) {
+                self.batches.push_back(Batch { lease: unsettled.lease, settlements: Vec::new(), permits: Vec::new() });
+            }
+            if let Some(batch) = self.batches.back_mut() {
+                batch.settlements.push(unsettled.settlement);
+                batch.permits.push(unsettled.permit);
+            }
+        }
+    }
+
+    fn halve(&mut self, mut batch: Batch) {
+        let middle = batch.settlements.len() / 2;
+        let second = Batch { lease: batch.lease, settlements: batch.settlements.split_off(middle), permits: batch.permits.split_off(middle) };
+        self.batches.push_front(second);
+        self.batches.push_front(batch);
+    }
+
+    /// Settles until nothing can come any more, trying again while the store is away.
+    pub async fn run(mut self) {
+        let mut wait = BACKOFF.0;
+        loop {
+            match self.step().await {
+                Ok(true) => wait = BACKOFF.0,
+                Ok(false) => return,
+                Err(e) => {
+                    tracing::error!(error = crate::transport::chain(&e), "outcomes can't be settled yet");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+}

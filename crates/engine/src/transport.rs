@@ -1,0 +1,137 @@
+//! Outgoing HTTP: one keep-alive client for all providers. No redirects are followed, an answer is read up to 64 KiB, and
+//! a failure says whether the request can have gone out.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+/// How long one call may take in all: connecting, sending, and reading the answer. With the grace that a node's heartbeat
+/// has ([`crate::membership::FRESH`]) it stays below the time after which the node is declared dead.
+pub const CALL_CAP: Duration = Duration::from_secs(12);
+const CONNECT_CAP: Duration = Duration::from_secs(5);
+const ANSWER_MAX: usize = 64 * 1024;
+/// Idle connections kept to one host.
+const IDLE_PER_HOST: usize = 256;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The request did not go out: no connection (refused, no such host, TLS failed).
+    #[error("could not connect: {0}")]
+    NotSent(String),
+    /// It may have gone out: the connection broke, or no whole answer came in time.
+    #[error("no answer: {0}")]
+    Unknown(String),
+}
+
+/// Certificate authorities that the operator trusts beside the public ones.
+#[derive(Clone, Debug, Default)]
+pub struct ExtraRoots(Vec<CertificateDer<'static>>);
+
+impl ExtraRoots {
+    /// Reads a PEM bundle.
+    ///
+    /// # Errors
+    /// A sentence, when the text has no certificate or a damaged one.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        match found {
+            Ok(list) if !list.is_empty() => Ok(Self(list)),
+            Ok(_) => Err("there is no certificate in it (PEM is expected)".to_owned()),
+            Err(e) => Err(format!("a certificate in it can't be read: {e}")),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.0.iter()
+    }
+}
+
+/// The client.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Transport {
+    /// A client that trusts the public authorities and these.
+    ///
+    /// # Errors
+    /// A sentence, when one of the extra certificates is no authority.
+    pub fn new(extra: &ExtraRoots) -> Result<Self, String> {
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+        for certificate in extra.iter() {
+            roots.add(certificate.clone()).map_err(|e| format!("an extra certificate authority can't be used: {e}"))?;
+        }
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http = HttpConnector::new();
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_CAP));
+        http.enforce_http(false);
+        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .pool_idle_timeout(Duration::from_secs(55))
+            .pool_timer(TokioTimer::new())
+            .build(https);
+        Ok(Self { client })
+    }
+
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
+        match tokio::time::timeout(CALL_CAP, self.exchange(request.map(Full::new))).await {
+            Ok(result) => result,
+            Err(_) => Err(CallError::Unknown(format!("nothing came within {} s", CALL_CAP.as_secs()))),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, CallError> {
+        let response = self.client.request(request).await.map_err(|e| {
+            let text = chain(&e);
+            if e.is_connect() { CallError::NotSent(text) } else { CallError::Unknown(text) }
+        })?;
+        let (parts, body) = response.into_parts();
+        let mut body = Limited::new(body, ANSWER_MAX);
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        read.extend_from_slice(&data);
+                    }
+                }
+                // A body beyond the cap: what was read tells enough. One that broke off: the status line alone can't be trusted.
+                Err(e) if e.is::<http_body_util::LengthLimitError>() => break,
+                Err(e) => return Err(CallError::Unknown(e.to_string())),
+            }
+        }
+        Ok(Response::from_parts(parts, read.freeze()))
+    }
+}
+
+/// An error with its sources, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,34 @@
+//! The caller's idempotency key: in the body or in the header.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::fields::{Fields, IDEMPOTENCY_KEY, line};
+
+/// Tells that an answer is a replay.
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// The value that [`REPLAYED`] has.
+pub const TRUE: HeaderValue = HeaderValue::from_static("true");
+/// How long a key is kept.
+pub const KEPT: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// The key of a request, from its body's field (already taken) or its header; problems are noted.
+pub fn key(fields: &mut Fields<'_>, body: Option<&str>, headers: &HeaderMap) -> Option<String> {
+    let header = match headers.get("idempotency-key").map(HeaderValue::to_str) {
+        Some(Ok(text)) => Some(text.trim()),
+        Some(Err(_)) => {
+            fields.note(IDEMPOTENCY_KEY, "in the header must be 1 to 255 printable ASCII characters");
+            None
+        }
+        None => None,
+    };
+    let key = match (body, header) {
+        (Some(body), Some(header)) if body != header => {
+            fields.note(IDEMPOTENCY_KEY, "differs between body and Idempotency-Key header: send one of them");
+            return None;
+        }
+        (Some(key), _) | (None, Some(key)) => key,
+        (None, None) => return None,
+    };
+    fields.check(IDEMPOTENCY_KEY, line(key, 1, 255))?;
+    Some(key.to_owned())
+}

@@ -1,0 +1,94 @@
+//! The query string, read by the same rules as a body: either spelling, each name once, none unknown, all problems at once.
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use crate::{
+    App, codes,
+    fields::{camel_case, shown, unknown_text},
+    problem::{Problem, Result},
+};
+use raven_core::{FieldProblem, Problems};
+
+/// The raw query of a request.
+pub struct RawQuery(String);
+
+impl FromRequestParts<Arc<App>> for RawQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self> {
+        Ok(Self(parts.uri.query().unwrap_or_default().to_owned()))
+    }
+}
+
+impl RawQuery {
+    /// The parameters; `known` are the names that there may be, in camelCase.
+    #[must_use]
+    pub fn parameters(&self, known: &'static [&'static str]) -> Parameters<'_> {
+        let mut unknown = Problems::default();
+        let mut pairs: Vec<(String, Cow<'_, str>)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(self.0.as_bytes()) {
+            let name = camel_case(&name);
+            if pairs.iter().any(|(other, _)| *other == name) {
+                unknown.add(shown(&name), "is given more than once");
+            } else if !known.contains(&name.as_str()) {
+                unknown.add(shown(&name), unknown_text(&name, known));
+            }
+            pairs.push((name, value));
+        }
+        Parameters { pairs, unknown, problems: Problems::default() }
+    }
+
+    /// For endpoints that take no parameters.
+    ///
+    /// # Errors
+    /// `unknown_field`, when there is one.
+    pub fn none(&self) -> Result<()> {
+        self.parameters(&[]).finish()
+    }
+}
+
+/// The parameters of a request.
+pub struct Parameters<'a> {
+    pairs: Vec<(String, Cow<'a, str>)>,
+    unknown: Problems,
+    problems: Problems,
+}
+
+impl Parameters<'_> {
+    /// A parameter's value; an empty one counts as absent.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string()).filter(|v| !v.is_empty())
+    }
+
+    /// A parameter's value as `read` understands it, or a note of what it must be.
+    pub fn read<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Option<T>, expected: impl FnOnce() -> String) -> Option<T> {
+        let text = self.get(name)?;
+        let value = read(&text);
+        if value.is_none() {
+            self.problems.add(name, expected());
+        }
+        value
+    }
+
+    /// Notes a problem.
+    pub fn note(&mut self, name: &str, message: impl Into<String>) {
+        self.problems.add(name, message);
+    }
+
+    /// The end of reading.
+    ///
+    /// # Errors
+    /// All that was noted.
+    pub fn finish(self) -> Result<()> {
+        let code = if self.problems.is_empty() { codes::UNKNOWN_FIELD } else { codes::VALIDATION_FAILED };
+        let mut all = self.unknown;
+        for FieldProblem { field, message } in self.problems.into_vec() {
+            all.add(field, message);
+        }
+        if all.is_empty() { Ok(()) } else { Err(Problem::listed(code, all)) }
+    }
+}

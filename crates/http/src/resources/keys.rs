@@ -1,0 +1,255 @@
+//! API keys.
+
+use std::borrow::Cow;
+
+use axum::{extract::{Path, State}, response::Response};
+use http::{HeaderMap, StatusCode};
+use raven_core::{
+    Environment, KeyId, Timestamp,
+    permission::{Role, Scope, Scopes},
+};
+use raven_store::{Error, KeyRecord, NewKey, Operation};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+
+use super::{AppState, answer, claim, fresh_id, text};
+use crate::{
+    body::Body,
+    caller::{Actor, AsAdmin, Session},
+    codes,
+    fields::{Fields, request},
+    idempotency,
+    page::{self, Page},
+    problem::{Problem, Result},
+    query::RawQuery,
+};
+
+/// The highest rate that a key can be given.
+const MAX_RPM: i64 = 100_000_000;
+const WARNING: &str = "This is the only time that the key is shown. Store it now.";
+
+request! {
+    /// An API key to create.
+    pub struct KeyRequest {
+        /// 1 to 80 characters.
+        #[schema(required, min_length = 1, max_length = 80, example = "Order service")]
+        name: Cow<'a, str> = "name",
+        /// What it may do: `messages:send`, `messages:read`, `admin:*` (only by an owner's session). The first two when absent.
+        #[schema(example = json!(["messages:send", "messages:read"]))]
+        scopes: Vec<Cow<'a, str>> = "scopes",
+        /// `live` (when absent) or `test`.
+        #[schema(example = "live")]
+        environment: Cow<'a, str> = "environment",
+        /// Requests a minute; the plan's when absent.
+        #[schema(minimum = 1, maximum = 100_000_000)]
+        rate_limit_rpm: i64 = "rateLimitRpm",
+        /// From when it is refused; never when absent.
+        #[schema(format = "date-time")]
+        expires_at: Cow<'a, str> = "expiresAt",
+        /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
+        #[schema(min_length = 1, max_length = 255)]
+        idempotency_key: Cow<'a, str> = "idempotencyKey",
+    }
+}
+
+/// An API key, without its secret.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyView {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: KeyId,
+    /// What it begins with.
+    #[schema(example = "rk_live_a3f7b2c1")]
+    pub prefix: String,
+    /// What it ends with.
+    pub last_four: String,
+    /// What it may do.
+    pub scopes: Vec<&'static str>,
+    /// Its name.
+    pub name: String,
+    /// `live` or `test`.
+    pub environment: &'static str,
+    /// Requests a minute; `null`: the plan's.
+    #[schema(required)]
+    pub rate_limit_rpm: Option<i32>,
+    /// From when it is refused.
+    #[schema(required, value_type = Option<String>, format = "date-time")]
+    pub expires_at: Option<Timestamp>,
+    /// When it was created.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+}
+
+/// An API key that was just created.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NewKeyView {
+    /// The key without its secret.
+    #[serde(flatten)]
+    pub key: KeyView,
+    /// The key itself: in this answer only, and not in a replay of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "rk_live_a3f7b2c1_…")]
+    pub plaintext: Option<String>,
+    /// What to do with it.
+    pub warning: &'static str,
+}
+
+impl From<KeyRecord> for KeyView {
+    fn from(r: KeyRecord) -> Self {
+        Self {
+            id: r.id,
+            prefix: r.prefix,
+            last_four: r.last_four,
+            scopes: r.scopes.iter().map(Scope::name).collect(),
+            name: r.name,
+            environment: r.environment.name(),
+            rate_limit_rpm: r.rate_limit_rpm,
+            expires_at: r.expires_at,
+            created_at: r.created_at,
+        }
+    }
+}
+
+struct Wanted {
+    name: String,
+    scopes: Scopes,
+    environment: Environment,
+    rate_limit_rpm: Option<i32>,
+    expires_at: Option<Timestamp>,
+}
+
+impl KeyRequest<'_> {
+    fn parse(&self, fields: &mut Fields<'_>, now: Timestamp) -> Option<Wanted> {
+        match self.name.as_deref() {
+            None => fields.note("name", "is required"),
+            Some(name) => {
+                fields.check("name", crate::fields::line(name, 1, 80));
+            }
+        }
+        let mut scopes = Scopes::DEFAULT;
+        if let Some(names) = &self.scopes {
+            let parsed: Option<Vec<Scope>> = names.iter().map(|n| Scope::parse(n)).collect();
+            match parsed {
+                Some(list) if !list.is_empty() => scopes = list.into_iter().collect(),
+                _ => fields.note("scopes", "must name at least one of messages:send, messages:read, admin:*, and no others"),
+            }
+        }
+        let environment = match self.environment.as_deref() {
+            None => Some(Environment::Live),
+            Some(name) => {
+                let found = Environment::parse(name);
+                if found.is_none() {
+                    fields.note("environment", "must be live or test");
+                }
+                found
+            }
+        };
+        if self.rate_limit_rpm.is_some_and(|n| !(1..=MAX_RPM).contains(&n)) {
+            fields.note("rateLimitRpm", "must be 1 to 100000000");
+        }
+        let expires_at = self.expires_at.as_deref().map(Timestamp::parse);
+        match expires_at {
+            Some(None) => fields.note("expiresAt", "must be an ISO 8601 time with an offset, for example 2027-01-31T00:00:00Z"),
+            Some(Some(at)) if at <= now => fields.note("expiresAt", "must be in the future"),
+            _ => {}
+        }
+        Some(Wanted {
+            name: self.name.as_deref()?.to_owned(),
+            scopes,
+            environment: environment?,
+            rate_limit_rpm: self.rate_limit_rpm.and_then(|n| i32::try_from(n).ok()),
+            expires_at: expires_at.flatten(),
+        })
+    }
+}
+
+/// Create an API key. Its text is in this answer only.
+#[utoipa::path(post, path = "/v1/admin/api-keys", tag = "keys", request_body = KeyRequest, responses((status = 201, body = NewKeyView)))]
+pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body) -> Result<Response> {
+    query.none()?;
+    let mut fields = body.fields(KeyRequest::FIELDS)?;
+    let request = KeyRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let (fingerprint, now) = (fields.fingerprint(), app.engine.clock.now());
+    let wanted = request.parse(&mut fields, now);
+    fields.finish()?;
+    let Some(wanted) = wanted else { return Err(Problem::of(codes::VALIDATION_FAILED)) };
+    let by_owner = matches!(session.actor, Actor::Human(_)) && session.role >= Role::Owner;
+    if wanted.scopes.contains(Scope::Admin) && !by_owner {
+        return Err(Problem::new(codes::INSUFFICIENT_ROLE, "A key with the scope admin:* takes an owner's session."));
+    }
+    if session.confined_to().is_some_and(|own| own != wanted.environment) {
+        return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can create keys of its own environment only."));
+    }
+
+    // A prefix of 32 random bits meets one that is taken now and then; another one is made then.
+    for _ in 0..5 {
+        let fresh = app.engine.keyring.compose(wanted.environment).await?;
+        let record = KeyRecord {
+            id: KeyId(fresh_id(&app)?),
+            tenant: session.tenant_id(),
+            environment: wanted.environment,
+            prefix: fresh.prefix,
+            last_four: fresh.last_four,
+            secret_hash: fresh.secret_hash,
+            secret_mac: fresh.secret_mac,
+            scopes: wanted.scopes,
+            name: wanted.name.clone(),
+            rate_limit_rpm: wanted.rate_limit_rpm,
+            expires_at: wanted.expires_at,
+            created_at: now,
+            revoked_at: None,
+        };
+        let mut view = NewKeyView { key: KeyView::from(record.clone()), plaintext: None, warning: WARNING };
+        let stored = text(&view)?;
+        view.plaintext = Some(fresh.plaintext.expose_secret().to_owned());
+        let scope = raven_store::Scope::Tenant(session.tenant_id(), wanted.environment);
+        let claim = claim(key.clone(), scope, Operation::CreateKey, fingerprint, now, &stored);
+        match app.engine.store.create_key(NewKey { record, claim }).await {
+            Ok(outcome) => return answer(outcome, text(&view)?),
+            Err(Error::Conflict(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Problem::of(codes::INTERNAL))
+}
+
+/// The tenant's API keys that are not revoked, newest first.
+#[utoipa::path(get, path = "/v1/admin/api-keys", tag = "keys", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+    responses((status = 200, body = Page<KeyView>)))]
+pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<KeyView>>> {
+    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let limit = page::limit(&mut parameters);
+    let cursor = parameters.get("cursor");
+    parameters.finish()?;
+    let environment = session.confined_to();
+    let scope = page::Scope::new("api-keys", session.tenant_id().0).with("environment", environment.map(Environment::name));
+    let before = scope.open(&app.engine.cursors, cursor.as_deref())?.map(|(at, id)| (at, KeyId(id)));
+    let rows = app.engine.store.list_keys(session.tenant_id(), environment, before, limit + 1).await?;
+    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |k| (k.created_at, k.id.0), KeyView::from)))
+}
+
+/// One API key.
+#[utoipa::path(get, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = KeyView)))]
+pub async fn find(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<KeyView>> {
+    query.none()?;
+    let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    let found = app.engine.store.find_key(session.tenant_id(), session.confined_to(), id).await?;
+    found.map(|k| axum::Json(KeyView::from(k))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+}
+
+/// Revoke an API key. Its next request is refused.
+#[utoipa::path(delete, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
+pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<StatusCode> {
+    query.none()?;
+    let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    let (tenant, environment) = (session.tenant_id(), session.confined_to());
+    let key = app.engine.store.find_key(tenant, environment, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    if !app.engine.store.revoke_key(tenant, environment, id, app.engine.clock.now()).await? {
+        return Err(Problem::of(codes::NOT_FOUND));
+    }
+    app.engine.keyring.forget(&key.prefix).await;
+    Ok(StatusCode::NO_CONTENT)
+}

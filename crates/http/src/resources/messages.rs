@@ -1,0 +1,438 @@
+//! Messages: sending and reading them, for services and for humans alike.
+
+use axum::{extract::{Path, State}, response::Response};
+use http::{HeaderMap, StatusCode};
+use raven_core::{
+    Channel, Environment, KeyId, MessageId, Seq, Source, Status, TenantId, Timestamp,
+    address::{Email, phone},
+    money::Money,
+    page::MAX_LIMIT,
+    permission::Role,
+};
+use raven_engine::ingest::{Receipt, Submission};
+use raven_store::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Operation, messages::MessageClaim};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{AppState, json, text};
+use crate::{
+    App,
+    body::{Body, MESSAGE_LIMIT},
+    caller::{AsMember, AsViewer, Caller, ReadMessages, SendMessages, Session},
+    codes, idempotency,
+    page::{self, Page},
+    problem::{Problem, Result},
+    query::{Parameters, RawQuery},
+    resources::send_request::{HumanSendRequest, Parsed, SendRequest},
+};
+
+/// Rows that a page looks at where no index serves its filter.
+const SCAN: usize = 10_000;
+
+/// A message that was accepted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedView {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: MessageId,
+    /// `queued`
+    #[schema(value_type = String, example = "queued")]
+    pub status: Status,
+    /// Its channel.
+    #[schema(value_type = String, example = "sms")]
+    pub channel: Channel,
+    /// Whom it reaches.
+    #[schema(value_type = serde_json::Value, example = "+254722000000")]
+    pub to: Recipient,
+    /// When it was accepted.
+    #[schema(value_type = String, format = "date-time")]
+    pub enqueued_at: Timestamp,
+}
+
+/// A message.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageView {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: MessageId,
+    /// Its channel.
+    #[schema(value_type = String, example = "sms")]
+    pub channel: Channel,
+    /// Where it is in its life.
+    #[schema(value_type = String, example = "delivered")]
+    pub status: Status,
+    /// Whom it reaches.
+    #[schema(value_type = serde_json::Value, example = "+254722000000")]
+    pub to: Recipient,
+    /// The caller's own reference.
+    #[schema(required)]
+    pub external_id: Option<String>,
+    /// `api` or `dashboard`.
+    #[schema(value_type = String, example = "api")]
+    pub source: Source,
+    /// `live` or `test`.
+    #[schema(value_type = String, example = "live")]
+    pub environment: Environment,
+    /// Id of the provider that had it last.
+    #[schema(required, example = "africas_talking")]
+    pub provider: Option<String>,
+    /// Through which config.
+    #[schema(required, value_type = Option<uuid::Uuid>)]
+    pub provider_config_id: Option<raven_core::ConfigId>,
+    /// The provider's own id.
+    #[schema(required)]
+    pub provider_message_id: Option<String>,
+    /// Parts of an SMS.
+    #[schema(required)]
+    pub segments: Option<i16>,
+    /// Encoding of an SMS: `gsm7` or `ucs2`.
+    #[schema(required)]
+    pub encoding: Option<&'static str>,
+    /// Currency of the cost (ISO 4217).
+    #[schema(required)]
+    pub cost_currency: Option<String>,
+    /// The cost.
+    #[schema(required, example = 0.8)]
+    pub cost_amount: Option<f64>,
+    /// Why it failed.
+    #[schema(required)]
+    pub failure_reason: Option<String>,
+    /// Why it was not sent.
+    #[schema(required)]
+    pub suppression_reason: Option<String>,
+    /// When it was accepted.
+    #[schema(value_type = String, format = "date-time")]
+    pub enqueued_at: Timestamp,
+}
+
+/// A message with its timeline.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct MessageWithEvents {
+    /// The message.
+    #[serde(flatten)]
+    pub message: MessageView,
+    /// Its timeline, oldest first.
+    pub events: Vec<EventView>,
+}
+
+/// A line of a timeline.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventView {
+    /// What happened.
+    #[schema(example = "sent")]
+    pub event_type: &'static str,
+    /// When.
+    #[schema(value_type = String, format = "date-time")]
+    pub occurred_at: Timestamp,
+    /// In which attempt, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i16>,
+    /// Explanation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What the provider said, raw; only for admins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+}
+
+/// A recipient as the API shows it: a text, or a web push subscription object.
+#[derive(Debug)]
+pub struct Recipient(String);
+
+impl Serialize for Recipient {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0.starts_with('{').then(|| serde_json::from_str::<&RawValue>(&self.0)) {
+            Some(Ok(object)) => object.serialize(s),
+            _ => s.serialize_str(&self.0),
+        }
+    }
+}
+
+impl EventView {
+    fn new(e: EventRecord, with_payload: bool) -> Self {
+        Self {
+            event_type: e.kind.name(),
+            occurred_at: e.at,
+            attempt: (e.attempt > 0).then_some(e.attempt),
+            detail: e.detail,
+            payload: e.payload.filter(|_| with_payload),
+        }
+    }
+}
+
+fn view(app: &App, m: MessageRecord) -> MessageView {
+    MessageView {
+        id: app.engine.ids.seal(m.seq),
+        channel: m.channel,
+        status: m.status,
+        to: Recipient(m.recipient),
+        external_id: m.external_id,
+        source: m.source,
+        environment: m.environment,
+        provider: m.provider,
+        provider_config_id: m.config,
+        provider_message_id: m.provider_message_id,
+        segments: m.segments,
+        encoding: None, //ENC
+        cost_currency: m.cost_currency,
+        cost_amount: m.cost_micros.map(Money::amount),
+        failure_reason: m.failure_reason,
+        suppression_reason: None,
+        enqueued_at: m.seq.at(),
+    }
+}
+
+/// Whose message it is to be.
+struct Sender {
+    tenant: TenantId,
+    environment: Environment,
+    source: Source,
+    key: Option<KeyId>,
+    operation: Operation,
+}
+
+/// Send a message.
+///
+/// 202 means that the message is durably stored; it is at the provider a moment later. With an idempotency key the same
+/// request can be sent again without a second message.
+#[utoipa::path(post, path = "/v1/messages", tag = "messages", request_body = SendRequest, responses((status = 202, body = AcceptedView)), security(("key" = [])))]
+pub async fn send(caller: Caller<SendMessages>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body<MESSAGE_LIMIT>) -> Result<Response> {
+    query.none()?;
+    let mut fields = body.fields(SendRequest::FIELDS)?;
+    let request = SendRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let fingerprint = fields.fingerprint();
+    let parsed = request.parse(&mut fields);
+    fields.finish()?;
+    let parsed = parsed.ok_or_else(|| Problem::of(codes::VALIDATION_FAILED))?;
+    let sender = Sender {
+        tenant: caller.key.tenant,
+        environment: caller.key.environment,
+        source: Source::Api,
+        key: Some(caller.key.id),
+        operation: Operation::SendMessage,
+    };
+    accept(&app, sender, parsed, key, fingerprint).await
+}
+
+/// Send a message, as a human.
+#[utoipa::path(post, path = "/v1/admin/messages", tag = "messages", request_body = HumanSendRequest, responses((status = 202, body = AcceptedView)))]
+pub async fn send_as_human(session: Session<AsMember>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body<MESSAGE_LIMIT>) -> Result<Response> {
+    query.none()?;
+    let mut fields = body.fields(HumanSendRequest::FIELDS)?;
+    let request = HumanSendRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let fingerprint = fields.fingerprint();
+    let environment = match request.environment.as_deref() {
+        None => Some(session.confined_to().unwrap_or(Environment::Live)),
+        Some(name) => {
+            let found = Environment::parse(name);
+            if found.is_none() {
+                fields.note("environment", "must be live or test");
+            }
+            found
+        }
+    };
+    let parsed = request.message().parse(&mut fields);
+    fields.finish()?;
+    let (Some(parsed), Some(environment)) = (parsed, environment) else { return Err(Problem::of(codes::VALIDATION_FAILED)) };
+    if session.confined_to().is_some_and(|own| own != environment) {
+        return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can send in its own environment only."));
+    }
+    let sender = Sender { tenant: session.tenant_id(), environment, source: Source::Dashboard, key: None, operation: Operation::SendMessageAsHuman };
+    accept(&app, sender, parsed, key, fingerprint).await
+}
+
+async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
+    let engine = &app.engine;
+    let Sender { tenant, environment, source, key: key_id, operation } = sender;
+    let expires_at = engine.clock.now().after(idempotency::KEPT);
+    let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
+    let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
+    let refusal = match view.route(environment, parsed.channel) {
+        None => Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel)),
+        Some(_) if parsed.needs_sender && !view.has_default_sender(parsed.channel) => {
+            Problem::field("from", "is required: the provider config has no from_email")
+        }
+        Some(route) => {
+            let submission = Submission {
+                tenant,
+                environment,
+                source,
+                key: key_id,
+                channel: parsed.channel,
+                recipient: parsed.recipient,
+                content: parsed.content,
+                external_id: parsed.external_id,
+                segments: parsed.segments.map(|s| i16::try_from(s.count).unwrap_or(i16::MAX)),
+                encoding: parsed.segments.map(|s| s.encoding),
+                idempotency,
+                route,
+            };
+            return accepted(app, engine.ingest.accept(submission).await?);
+        }
+    };
+    // A message that can't be sent now was perhaps accepted before: then its replay still answers.
+    let replay = match &idempotency {
+        Some(claim) => engine.store.find_replay(tenant, environment, claim).await?,
+        None => None,
+    };
+    match replay {
+        Some(Accepted::Replayed { seq, recipient, channel, status }) => accepted(app, Receipt { seq, status, channel, recipient, replayed: true }),
+        Some(Accepted::KeyReused) => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
+        _ => Err(refusal),
+    }
+}
+
+fn accepted(app: &App, receipt: Receipt) -> Result<Response> {
+    let view = AcceptedView {
+        id: app.engine.ids.seal(receipt.seq),
+        status: receipt.status,
+        channel: receipt.channel,
+        to: Recipient(receipt.recipient),
+        enqueued_at: receipt.seq.at(),
+    };
+    let mut response = json(StatusCode::ACCEPTED, text(&view)?);
+    if receipt.replayed {
+        response.headers_mut().insert(idempotency::REPLAYED, idempotency::TRUE);
+    }
+    Ok(response)
+}
+
+/// One message with its timeline.
+#[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)), security(("key" = [])))]
+pub async fn find(caller: Caller<ReadMessages>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+    query.none()?;
+    one(&app, caller.key.tenant, Some(caller.key.environment), &id, false).await
+}
+
+/// One message with its timeline, of either environment.
+#[utoipa::path(get, path = "/v1/admin/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)))]
+pub async fn find_as_human(session: Session<AsViewer>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+    query.none()?;
+    one(&app, session.tenant_id(), session.confined_to(), &id, session.role >= Role::Admin).await
+}
+
+async fn one(app: &App, tenant: TenantId, environment: Option<Environment>, id: &str, with_payload: bool) -> Result<axum::Json<MessageWithEvents>> {
+    let not_found = || Problem::of(codes::NOT_FOUND);
+    let seq = MessageId::parse(id).and_then(|id| app.engine.ids.open(id)).ok_or_else(not_found)?;
+    let record = app.engine.store.find_message(tenant, environment, seq).await?.ok_or_else(not_found)?;
+    let events = app.engine.store.list_events(tenant, seq).await?;
+    let events = events.into_iter().map(|e| EventView::new(e, with_payload)).collect();
+    Ok(axum::Json(MessageWithEvents { message: view(app, record), events }))
+}
+
+/// Messages of the key's environment, newest first.
+#[utoipa::path(get, path = "/v1/messages", tag = "messages", params(ListParameters), responses((status = 200, body = Page<MessageView>)), security(("key" = [])))]
+pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<MessageView>>> {
+    let mut parameters = query.parameters(LIST);
+    let (mut filter, limit, cursor) = read_filter(&mut parameters);
+    parameters.finish()?;
+    filter.environment = Some(caller.key.environment);
+    many(&app, caller.key.tenant, filter, limit, cursor.as_deref()).await
+}
+
+/// Messages, newest first.
+#[utoipa::path(get, path = "/v1/admin/messages", tag = "messages", params(ListParameters, ("environment" = Option<String>, Query, description = "`live` (when absent), `test` or `all`.")),
+    responses((status = 200, body = Page<MessageView>)))]
+pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<MessageView>>> {
+    let mut parameters = query.parameters(LIST_AS_HUMAN);
+    let (mut filter, limit, cursor) = read_filter(&mut parameters);
+    let environment = parameters.read("environment", |t| if t == "all" { Some(None) } else { Environment::parse(t).map(Some) }, || "must be live, test or all".to_owned());
+    parameters.finish()?;
+    filter.environment = match (session.confined_to(), environment) {
+        (Some(own), None) => Some(own),
+        (Some(own), Some(asked)) if asked != Some(own) => return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only.")),
+        (_, Some(asked)) => asked,
+        (None, None) => Some(Environment::Live),
+    };
+    many(&app, session.tenant_id(), filter, limit, cursor.as_deref()).await
+}
+
+const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
+const LIST_AS_HUMAN: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor", "environment"];
+
+/// The parameters of a list of messages, for the OpenAPI document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read by name in `read_filter`; this lists them for the document")]
+pub struct ListParameters {
+    /// Exactly this status.
+    #[param(example = "delivered")]
+    status: Option<String>,
+    /// Exactly this channel.
+    #[param(example = "sms")]
+    channel: Option<String>,
+    /// Exactly this recipient.
+    to: Option<String>,
+    /// Exactly this reference of yours.
+    #[param(rename = "externalId")]
+    external_id: Option<String>,
+    /// `api` or `dashboard`.
+    source: Option<String>,
+    /// Exactly this provider.
+    provider: Option<String>,
+    /// Accepted at this time or later (ISO 8601).
+    #[param(format = "date-time")]
+    from: Option<String>,
+    /// Accepted before this time (ISO 8601).
+    #[param(format = "date-time")]
+    until: Option<String>,
+    /// Rows on a page; 50 when absent.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+    /// `nextCursor` of the page before. Bound to the same filters.
+    cursor: Option<String>,
+}
+
+fn read_filter(parameters: &mut Parameters<'_>) -> (MessageFilter, usize, Option<String>) {
+    let names = |all: &[&'static str]| format!("must be one of {}", all.join(", "));
+    let time = || "must be an ISO 8601 time with an offset, for example 2026-05-01T00:00:00Z".to_owned();
+    let filter = MessageFilter {
+        environment: None,
+        status: parameters.read("status", Status::parse, || names(&Status::ALL.iter().map(|s| s.name()).collect::<Vec<_>>())),
+        channel: parameters.read("channel", Channel::parse, || names(&Channel::ALL.iter().map(|c| c.name()).collect::<Vec<_>>())),
+        recipient: parameters.get("to").map(|to| normal_recipient(&to)),
+        external_id: parameters.get("externalId"),
+        source: parameters.read("source", Source::parse, || names(&Source::ALL.iter().map(|s| s.name()).collect::<Vec<_>>())),
+        provider: parameters.get("provider"),
+        from: parameters.read("from", Timestamp::parse, time),
+        until: parameters.read("until", Timestamp::parse, time),
+    };
+    for (name, value) in [("to", &filter.recipient), ("externalId", &filter.external_id), ("provider", &filter.provider)] {
+        if value.as_deref().is_some_and(|v| v.contains('\0')) {
+            parameters.note(name, "must not contain the character U+0000");
+        }
+    }
+    (filter, page::limit(parameters), parameters.get("cursor"))
+}
+
+/// A recipient in the form in which it is stored.
+fn normal_recipient(to: &str) -> String {
+    match (phone(to), Email::parse(to)) {
+        (Err(_), Ok(email)) => email.to_string(),
+        _ => to.to_owned(),
+    }
+}
+
+async fn many(app: &App, tenant: TenantId, filter: MessageFilter, limit: usize, cursor: Option<&str>) -> Result<axum::Json<Page<MessageView>>> {
+    let time = |t: Option<Timestamp>| t.map(|t| t.millis().to_string());
+    let scope = page::Scope::new("messages", tenant.0)
+        .with("environment", filter.environment.map(Environment::name))
+        .with("status", filter.status.map(Status::name))
+        .with("channel", filter.channel.map(Channel::name))
+        .with("to", filter.recipient.as_deref())
+        .with("externalId", filter.external_id.as_deref())
+        .with("source", filter.source.map(Source::name))
+        .with("provider", filter.provider.as_deref())
+        .with("from", time(filter.from).as_deref())
+        .with("until", time(filter.until).as_deref());
+    let before: Option<Seq> = scope.open(&app.engine.cursors, cursor)?;
+    let query = MessageQuery { filter, before, limit, scan: SCAN.max(MAX_LIMIT) };
+    let found = app.engine.store.list_messages(tenant, &query).await?;
+    let next_cursor = found.next.map(|seq| scope.seal(&app.engine.cursors, &seq));
+    Ok(axum::Json(Page { data: found.rows.into_iter().map(|m| view(app, m)).collect(), next_cursor }))
+}

@@ -1,0 +1,60 @@
+//! One file for each resource: its wire types, and handlers that turn wire into domain and back.
+
+pub mod health;
+pub mod keys;
+pub mod me;
+pub mod messages;
+pub mod providers;
+pub mod send_request;
+pub mod tenants;
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use raven_core::Timestamp;
+use raven_store::{Claim, Operation, Outcome, Scope};
+use uuid::Uuid;
+
+use crate::{App, codes, idempotency, problem::{Problem, Result}};
+
+/// A fresh random id (UUIDv4).
+fn fresh_id(app: &App) -> Result<Uuid> {
+    let mut bytes = [0; 16];
+    app.engine.entropy.fill(&mut bytes)?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
+}
+
+/// The claim of a creation on its caller's key, if one was given; `response` is what a replay gets.
+fn claim(key: Option<String>, scope: Scope, operation: Operation, fingerprint: [u8; 16], now: Timestamp, response: &str) -> Option<Claim> {
+    key.map(|key| Claim { scope, operation, key, fingerprint, expires_at: now.after(idempotency::KEPT), response: response.to_owned() })
+}
+
+/// The answer to a creation: 201 with `created`, or the stored body of the first time.
+fn answer(outcome: Outcome, created: String) -> Result<Response> {
+    match outcome {
+        Outcome::Created => Ok(json(StatusCode::CREATED, created)),
+        Outcome::Replayed(stored) => {
+            let mut response = json(StatusCode::CREATED, stored);
+            response.headers_mut().insert(idempotency::REPLAYED, idempotency::TRUE);
+            Ok(response)
+        }
+        Outcome::KeyReused => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
+    }
+}
+
+/// An answer of ready-made JSON.
+fn json(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A value as JSON text.
+fn text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| {
+        tracing::error!(error = %e, "an answer could not be written");
+        Problem::of(codes::INTERNAL)
+    })
+}
+
+/// The shared state, as handlers take it.
+type AppState = axum::extract::State<Arc<App>>;

@@ -1,0 +1,258 @@
+//! The catalog of providers, and a tenant's configs of them. Secrets go in and never come out.
+
+use std::borrow::Cow;
+
+use axum::{extract::{Path, State}, response::Response};
+use http::{HeaderMap, StatusCode};
+use raven_core::{ConfigId, Environment, Timestamp, json::Json};
+use raven_providers::{CATALOG, Field, Kind, Spec};
+use raven_store::{ConfigRecord, NewConfig, Operation, Scope};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{AppState, answer, claim, fresh_id, text};
+use crate::{
+    body::Body,
+    caller::{AsAdmin, AsViewer, Session},
+    codes,
+    fields::request,
+    idempotency,
+    page::{self, Page},
+    problem::{Problem, Result},
+    query::RawQuery,
+};
+
+request! {
+    /// A provider config to create: the tenant's own credentials at a provider of the catalog.
+    pub struct ConfigRequest {
+        /// Id of the provider in the catalog.
+        #[schema(required, example = "africas_talking")]
+        provider: Cow<'a, str> = "provider",
+        /// 2 to 80 characters.
+        #[schema(required, min_length = 2, max_length = 80, example = "Africa's Talking, production")]
+        label: Cow<'a, str> = "label",
+        /// The provider's public settings, by the names in the catalog.
+        #[schema(value_type = std::collections::BTreeMap<String, Value>, example = json!({"username": "acme", "sender_id": "ACME"}))]
+        public_config: Json<'a> = "publicConfig",
+        /// The provider's secret settings, by the names in the catalog. Never returned.
+        #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+        secret_config: Json<'a> = "secretConfig",
+        /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
+        #[schema(min_length = 1, max_length = 255)]
+        idempotency_key: Cow<'a, str> = "idempotencyKey",
+    }
+}
+
+/// A provider config, without its secrets.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigView {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: ConfigId,
+    /// Id of the provider in the catalog.
+    pub provider: String,
+    /// The provider's channel.
+    pub channel: &'static str,
+    /// Its label.
+    pub label: String,
+    /// `unverified`, `verified` or `failed`.
+    pub status: String,
+    /// Its public settings.
+    #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+    pub config_public: Value,
+    /// When it was created.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+}
+
+impl From<ConfigRecord> for ConfigView {
+    fn from(r: ConfigRecord) -> Self {
+        Self {
+            id: r.id,
+            provider: r.provider,
+            channel: r.channel.name(),
+            label: r.label,
+            status: r.status,
+            config_public: serde_json::from_str(&r.public).unwrap_or_default(),
+            created_at: r.created_at,
+        }
+    }
+}
+
+/// The catalog.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct CatalogView {
+    /// Every provider.
+    pub data: Vec<ProviderView>,
+}
+
+/// A provider of the catalog.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderView {
+    /// Its id.
+    pub id: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its channel.
+    pub channel: &'static str,
+    /// Its own documentation.
+    pub docs_url: &'static str,
+    /// Its settings.
+    pub fields: Vec<FieldView>,
+}
+
+/// A setting of a provider.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldView {
+    /// Its name in `publicConfig` or `secretConfig`.
+    pub name: &'static str,
+    /// Its name for people.
+    pub label: &'static str,
+    /// Does it belong in `secretConfig`?
+    pub secret: bool,
+    /// Must it be given?
+    pub required: bool,
+    /// `string`, `boolean`, `integer`, `email` or `enum`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The values of an `enum`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<&'static [&'static str]>,
+    /// What to put there.
+    pub help: &'static str,
+}
+
+impl From<&'static Spec> for ProviderView {
+    fn from(spec: &'static Spec) -> Self {
+        Self { id: spec.id, name: spec.name, channel: spec.channel.name(), docs_url: spec.docs_url, fields: spec.fields.iter().map(FieldView::from).collect() }
+    }
+}
+
+impl From<&'static Field> for FieldView {
+    fn from(f: &'static Field) -> Self {
+        let values = if let Kind::OneOf(values) = f.kind { Some(values) } else { None };
+        Self { name: f.name, label: f.label, secret: f.secret, required: f.required, kind: f.kind.name(), values, help: f.help }
+    }
+}
+
+/// Every provider that Raven can send through, with the settings that each wants.
+#[utoipa::path(get, path = "/v1/admin/providers/catalog", tag = "providers", responses((status = 200, body = CatalogView)))]
+pub async fn catalog(session: Session<AsViewer>, query: RawQuery) -> Result<axum::Json<CatalogView>> {
+    let _ = session.tenant_id();
+    query.none()?;
+    Ok(axum::Json(CatalogView { data: CATALOG.iter().map(|p| ProviderView::from(p.spec)).collect() }))
+}
+
+/// Create a provider config.
+#[utoipa::path(post, path = "/v1/admin/providers", tag = "providers", request_body = ConfigRequest, responses((status = 201, body = ConfigView)))]
+pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body) -> Result<Response> {
+    session.require_live()?;
+    query.none()?;
+    let mut fields = body.fields(ConfigRequest::FIELDS)?;
+    let request = ConfigRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let (fingerprint, now) = (fields.fingerprint(), app.engine.clock.now());
+    match request.label.as_deref() {
+        None => fields.note("label", "is required"),
+        Some(label) => {
+            fields.check("label", crate::fields::line(label, 2, 80));
+        }
+    }
+    let provider = match request.provider.as_deref() {
+        None => {
+            fields.note("provider", "is required");
+            None
+        }
+        Some(id) => {
+            let found = raven_providers::find(id);
+            if found.is_none() {
+                let known: Vec<&str> = CATALOG.iter().map(|p| p.spec.id).collect();
+                fields.note("provider", format!("must be one of the catalog: {}", known.join(", ")));
+            }
+            found
+        }
+    };
+    let settings = provider.and_then(|provider| {
+        let public = request.public_config.map(into_value);
+        let secret = request.secret_config.map(into_value);
+        provider.spec.validate(public.as_ref(), secret.as_ref()).map_err(|problems| fields.add_all(problems)).ok()
+    });
+    fields.finish()?;
+    let (Some(provider), Some((public, secret)), Some(label)) = (provider, settings, request.label) else {
+        return Err(Problem::of(codes::VALIDATION_FAILED));
+    };
+
+    let (id, tenant) = (ConfigId(fresh_id(&app)?), session.tenant_id());
+    let plain = zeroize::Zeroizing::new(text(&secret)?);
+    let record = ConfigRecord {
+        id,
+        tenant,
+        provider: provider.spec.id.to_owned(),
+        channel: provider.spec.channel,
+        label: label.into_owned(),
+        status: "unverified".to_owned(),
+        public: text(&public)?,
+        secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
+        created_at: now,
+    };
+    let created = text(&ConfigView::from(record.clone()))?;
+    let claim = claim(key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &created);
+    let outcome = app.engine.store.create_config(NewConfig { record, claim }).await?;
+    app.engine.directory.forget(tenant).await;
+    answer(outcome, created)
+}
+
+/// The tenant's provider configs, newest first.
+#[utoipa::path(get, path = "/v1/admin/providers", tag = "providers", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+    responses((status = 200, body = Page<ConfigView>)))]
+pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<ConfigView>>> {
+    session.require_live()?;
+    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let limit = page::limit(&mut parameters);
+    let cursor = parameters.get("cursor");
+    parameters.finish()?;
+    let scope = page::Scope::new("providers", session.tenant_id().0);
+    let before = scope.open(&app.engine.cursors, cursor.as_deref())?.map(|(at, id)| (at, ConfigId(id)));
+    let rows = app.engine.store.list_configs(session.tenant_id(), before, limit + 1).await?;
+    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |c| (c.created_at, c.id.0), ConfigView::from)))
+}
+
+/// One provider config.
+#[utoipa::path(get, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = ConfigView)))]
+pub async fn find(session: Session<AsViewer>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<ConfigView>> {
+    session.require_live()?;
+    query.none()?;
+    let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    let found = app.engine.store.find_config(session.tenant_id(), id).await?;
+    found.map(|c| axum::Json(ConfigView::from(c))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+}
+
+/// Delete a provider config and its secrets. Messages that wait for it go through another config of the channel, or wait.
+#[utoipa::path(delete, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
+pub async fn delete(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<StatusCode> {
+    session.require_live()?;
+    query.none()?;
+    let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    if !app.engine.store.delete_config(session.tenant_id(), id).await? {
+        return Err(Problem::of(codes::NOT_FOUND));
+    }
+    app.engine.directory.forget(session.tenant_id()).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A value of the request as the provider's schema reads it.
+fn into_value(json: Json<'_>) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(b) => Value::Bool(b),
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and within 2^53")]
+        Json::Number(n) if n.fract() == 0.0 && n.abs() < 9_007_199_254_740_992.0 => Value::from(n as i64),
+        Json::Number(n) => Value::from(n),
+        Json::String(s) => Value::String(s.into_owned()),
+        Json::Array(items) => Value::Array(items.into_iter().map(into_value).collect()),
+        Json::Object(members) => Value::Object(members.into_iter().map(|(k, v)| (k.into_owned(), into_value(v))).collect()),
+    }
+}

@@ -1,0 +1,183 @@
+//! Tenants.
+
+use std::borrow::Cow;
+
+use axum::{extract::State, response::Response};
+use http::HeaderMap;
+use raven_core::{
+    TenantId, Timestamp,
+    tenant::{TenantStatus, is_slug, slug_of},
+    time::is_time_zone,
+};
+use raven_store::{Error, NewTenant, Operation, Scope, TenantRecord};
+use serde::Serialize;
+
+use super::{AppState, answer, claim, fresh_id, text};
+use crate::{
+    body::Body,
+    caller::Human,
+    codes,
+    fields::request,
+    idempotency,
+    page::{self, Page},
+    problem::{Problem, Result},
+    query::RawQuery,
+};
+
+/// How often a slug made from a name is tried with another number behind it.
+const SLUG_TRIES: u32 = 50;
+
+request! {
+    /// A tenant to create. The caller becomes its owner.
+    pub struct TenantRequest {
+        /// 2 to 80 characters.
+        #[schema(required, min_length = 2, max_length = 80, example = "Acme Co")]
+        name: Cow<'a, str> = "name",
+        /// 2 to 63 lower-case letters, digits and inner hyphens. Made from the name when absent.
+        #[schema(min_length = 2, max_length = 63, example = "acme-co")]
+        slug: Cow<'a, str> = "slug",
+        /// ISO 3166-1 alpha-2.
+        #[schema(min_length = 2, max_length = 2, example = "KE")]
+        country_code: Cow<'a, str> = "countryCode",
+        /// BCP 47; `en` when absent.
+        #[schema(max_length = 35, example = "en")]
+        default_locale: Cow<'a, str> = "defaultLocale",
+        /// IANA time zone; `Africa/Nairobi` when absent.
+        #[schema(example = "Africa/Nairobi")]
+        default_tz: Cow<'a, str> = "defaultTz",
+        /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
+        #[schema(min_length = 1, max_length = 255)]
+        idempotency_key: Cow<'a, str> = "idempotencyKey",
+    }
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantView {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: TenantId,
+    /// What stands in `X-Tenant-Slug`.
+    pub slug: String,
+    /// Its name.
+    pub name: String,
+    /// `active`, `suspended` or `archived`.
+    pub status: &'static str,
+    /// Its plan.
+    pub plan: String,
+    /// ISO 3166-1 alpha-2.
+    #[schema(required)]
+    pub country_code: Option<String>,
+    /// BCP 47.
+    pub default_locale: String,
+    /// IANA time zone.
+    pub default_tz: String,
+    /// When it was created.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+}
+
+impl From<TenantRecord> for TenantView {
+    fn from(r: TenantRecord) -> Self {
+        Self {
+            id: r.id,
+            slug: r.slug,
+            name: r.name,
+            status: r.status.name(),
+            plan: r.plan,
+            country_code: r.country_code,
+            default_locale: r.default_locale,
+            default_tz: r.default_tz,
+            created_at: r.created_at,
+        }
+    }
+}
+
+/// Create a tenant.
+#[utoipa::path(post, path = "/v1/admin/tenants", tag = "tenants", request_body = TenantRequest, responses((status = 201, body = TenantView)), security(("bearer" = [])))]
+pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body) -> Result<Response> {
+    query.none()?;
+    let mut fields = body.fields(TenantRequest::FIELDS)?;
+    let request = TenantRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let fingerprint = fields.fingerprint();
+    let now = app.engine.clock.now();
+
+    let name = request.name.map(|n| n.trim().to_owned());
+    match &name {
+        None => fields.note("name", "is required"),
+        Some(name) => {
+            fields.check("name", crate::fields::line(name, 2, 80));
+        }
+    }
+    if request.slug.as_deref().is_some_and(|s| !is_slug(s)) {
+        fields.note("slug", "must be 2 to 63 lower-case letters, digits and single inner hyphens");
+    }
+    if request.country_code.as_deref().is_some_and(|c| c.len() != 2 || !c.bytes().all(|b| b.is_ascii_uppercase())) {
+        fields.note("countryCode", "must be an ISO 3166-1 alpha-2 code: two capital letters, for example KE");
+    }
+    if request.default_locale.as_deref().is_some_and(|l| !is_locale(l)) {
+        fields.note("defaultLocale", "must be a BCP 47 language tag, for example en or en-KE");
+    }
+    if request.default_tz.as_deref().is_some_and(|tz| !is_time_zone(tz)) {
+        fields.note("defaultTz", "must be a time zone of the IANA database, for example Africa/Nairobi");
+    }
+    fields.finish()?;
+    let Some(name) = name else { return Err(Problem::field("name", "is required")) };
+
+    let id = TenantId(fresh_id(&app)?);
+    let owned = |value: Option<Cow<'_, str>>, default: &str| value.map_or_else(|| default.to_owned(), Cow::into_owned);
+    let mut record = TenantRecord {
+        id,
+        slug: request.slug.as_deref().map_or_else(|| slug_of(&name, 0), str::to_owned),
+        name,
+        status: TenantStatus::Active,
+        plan: "free".to_owned(),
+        country_code: request.country_code.map(Cow::into_owned),
+        default_locale: owned(request.default_locale, "en"),
+        default_tz: owned(request.default_tz, "Africa/Nairobi"),
+        created_at: now,
+        data_key: app.engine.vault.new_data_key(id)?,
+        retry_unknown: false,
+    };
+    let own_slug = request.slug.is_some();
+    for attempt in 0..SLUG_TRIES {
+        if !own_slug {
+            record.slug = slug_of(&record.name, attempt);
+        }
+        let created = text(&TenantView::from(record.clone()))?;
+        let claim = claim(key.clone(), Scope::User(human.claims.sub), Operation::CreateTenant, fingerprint, now, &created);
+        match app.engine.store.create_tenant(NewTenant { record: record.clone(), owner: human.claims.profile(), claim }).await {
+            Ok(outcome) => return answer(outcome, created),
+            Err(Error::Conflict(_)) if own_slug => return Err(Problem::of(codes::SLUG_TAKEN)),
+            Err(Error::Conflict(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Problem::new(codes::SLUG_TAKEN, "Too many tenants have this name: choose a slug."))
+}
+
+/// The tenants that the caller belongs to, newest first.
+#[utoipa::path(get, path = "/v1/admin/tenants", tag = "tenants", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+    responses((status = 200, body = Page<TenantView>)), security(("bearer" = [])))]
+pub async fn list(human: Human, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<TenantView>>> {
+    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let limit = page::limit(&mut parameters);
+    let cursor = parameters.get("cursor");
+    parameters.finish()?;
+    let scope = page::Scope::new("tenants", human.claims.sub.0);
+    let before = scope.open(&app.engine.cursors, cursor.as_deref())?.map(|(at, id)| (at, TenantId(id)));
+    let rows = app.engine.store.list_memberships(human.claims.sub, before, limit + 1).await?;
+    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |m| (m.tenant.created_at, m.tenant.id.0), |m| TenantView::from(m.tenant))))
+}
+
+/// BCP 47 in the shape that is in use: a language of 2 or 3 letters, then parts of 2 to 8 letters and digits.
+fn is_locale(tag: &str) -> bool {
+    let mut parts = tag.split('-');
+    let language = parts.next().unwrap_or_default();
+    (2..=3).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
+        && tag.len() <= 35
+}

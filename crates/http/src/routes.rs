@@ -1,0 +1,57 @@
+//! Every route there is. What is not listed here does not exist; what is listed is in the OpenAPI document.
+
+use std::sync::Arc;
+
+use axum::{Router, middleware::from_fn_with_state, routing::get};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{App, layers, resources::{health, keys, me, messages, providers, tenants}};
+
+/// The API's routes, with their documentation.
+#[must_use]
+pub fn documented() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(messages::send, messages::list))
+        .routes(routes!(messages::find))
+        .routes(routes!(messages::send_as_human, messages::list_as_human))
+        .routes(routes!(messages::find_as_human))
+        .routes(routes!(me::me))
+        .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::find, keys::revoke))
+        .routes(routes!(providers::catalog))
+        .routes(routes!(providers::create, providers::list))
+        .routes(routes!(providers::find, providers::delete))
+        .routes(routes!(health::openapi))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// The API.
+pub(crate) fn api(app: &Arc<App>) -> Router {
+    let (router, _) = documented().split_for_parts();
+    finish(router, app)
+}
+
+/// Metrics and health alone, no token needed.
+pub(crate) fn operations(app: &Arc<App>) -> Router {
+    let router = Router::new()
+        .route("/metrics", get(health::open_metrics))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz));
+    finish(router, app)
+}
+
+fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
+    router
+        .fallback(layers::no_route)
+        .method_not_allowed_fallback(layers::no_method)
+        .layer(from_fn_with_state(app.clone(), layers::surround))
+        .with_state(app.clone())
+}
+
+/// The API as a service in memory, for tests.
+pub fn service(app: &Arc<App>) -> Router {
+    api(app)
+}

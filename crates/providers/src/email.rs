@@ -1,0 +1,3 @@
+//! Providers of email.
+
+pub mod smtp;

@@ -1,0 +1,83 @@
+//! The catalog: one line per provider, and how a provider is bound to a tenant's settings.
+
+use bytes::Bytes;
+use raven_core::money::Money;
+use serde::de::{DeserializeOwned, value::MapDeserializer};
+use serde_json::Value;
+
+use crate::{Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, email::smtp, redact::Redactor, schema::Members, sms};
+
+/// Every provider that tenants can configure, in the order the catalog shows them.
+pub const CATALOG: &[Provider] = &[
+    by_http::<sms::africas_talking::AfricasTalking>(),
+    by_http::<sms::twilio::Twilio>(),
+    Provider { spec: &smtp::SPEC, bind: smtp::bind },
+];
+
+/// The provider with this id.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Provider> {
+    CATALOG.iter().find(|p| p.spec.id == id)
+}
+
+/// A provider, its type erased.
+#[derive(Clone, Copy, Debug)]
+pub struct Provider {
+    /// What the catalog says of it.
+    pub spec: &'static Spec,
+    bind: fn(&Members, &Members) -> Result<Bound, String>,
+}
+
+impl Provider {
+    /// Puts a tenant's stored settings into it. Nothing is checked beyond types: [`Spec::validate`] did that when they
+    /// were stored, and rules that grow stricter later must not stop what works.
+    ///
+    /// # Errors
+    /// What does not fit, without any value.
+    pub fn bind(&self, public: &Members, secret: &Members) -> Result<Bound, String> {
+        (self.bind)(public, secret)
+    }
+}
+
+/// Reads typed settings from both maps, without a copy of either.
+pub(crate) fn settings<S: DeserializeOwned>(spec: &Spec, public: &Members, secret: &Members) -> Result<S, String> {
+    let members = public.iter().chain(secret).filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.as_str(), v));
+    S::deserialize(MapDeserializer::new(members)).map_err(|_: serde_json::Error| {
+        // The error itself may quote a value, and the value may be a secret.
+        let problems = spec.validate(Some(&Value::Object(public.clone())), Some(&Value::Object(secret.clone()))).err();
+        let first = problems.and_then(|p| p.into_vec().into_iter().next());
+        first.map_or_else(|| format!("the settings of {} can't be read", spec.name), |p| format!("{} {}", p.field, p.message))
+    })
+}
+
+const fn by_http<P: HttpProvider>() -> Provider {
+    Provider { spec: const { &P::SPEC }, bind: bind_http::<P> }
+}
+
+fn bind_http<P: HttpProvider>(public: &Members, secret: &Members) -> Result<Bound, String> {
+    let settings = settings::<P::Settings>(&P::SPEC, public, secret)?;
+    Ok(Bound::Http(Box::new(Call::<P> { settings, redactor: Redactor::of(secret) })))
+}
+
+/// An HTTP provider with its settings. Whatever the provider tells us passes the redactor before anybody sees it.
+struct Call<P: HttpProvider> {
+    settings: P::Settings,
+    redactor: Redactor,
+}
+
+impl<P: HttpProvider> HttpCall for Call<P> {
+    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes> {
+        P::request(&self.settings, message, cx)
+    }
+
+    fn outcome(&self, response: &http::Response<Bytes>) -> Result<Sent, SendError> {
+        match P::outcome(&self.settings, response) {
+            Ok(sent) => Ok(Sent {
+                provider_message_id: sent.provider_message_id.map(|id| self.redactor.clean(id)),
+                cost: sent.cost.map(|c| Money { currency: self.redactor.clean(c.currency), ..c }),
+                ..sent
+            }),
+            Err(e) => Err(SendError { code: self.redactor.clean(e.code), message: self.redactor.clean(e.message), ..e }),
+        }
+    }
+}

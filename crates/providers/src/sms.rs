@@ -1,0 +1,4 @@
+//! Providers of text messages.
+
+pub mod africas_talking;
+pub mod twilio;

@@ -1,0 +1,174 @@
+//! Twilio Programmable Messaging: <https://www.twilio.com/docs/messaging/api/message-resource>.
+//!
+//! There is no idempotency key, so a lost answer stays unknown until the status callback.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use raven_core::{Channel, money::Money};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::{
+    Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec,
+    wire::{self, BUSY, Row, row},
+};
+
+const BASE: &str = "https://api.twilio.com/2010-04-01";
+
+/// The adapter.
+#[derive(Debug)]
+pub struct Twilio;
+
+/// A tenant's settings.
+#[derive(Debug, Deserialize)]
+pub struct Settings {
+    account_sid: String,
+    from: Option<String>,
+    messaging_service_sid: Option<String>,
+    api_key_sid: Option<String>,
+    auth_token: SecretString,
+    api_key_secret: Option<SecretString>,
+}
+
+impl Settings {
+    /// `Basic …`: the API key if there is one, else the account's own token.
+    fn authorization(&self) -> Zeroizing<String> {
+        let (user, password) = match (&self.api_key_sid, &self.api_key_secret) {
+            (Some(sid), Some(secret)) => (sid, secret),
+            _ => (&self.account_sid, &self.auth_token),
+        };
+        let plain = Zeroizing::new(format!("{user}:{}", password.expose_secret()));
+        Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(plain.as_bytes())).as_str()))
+    }
+}
+
+impl HttpProvider for Twilio {
+    type Settings = Settings;
+
+    const SPEC: Spec = Spec {
+        id: "twilio",
+        name: "Twilio",
+        channel: Channel::Sms,
+        docs_url: "https://www.twilio.com/docs/messaging/api/message-resource",
+        base_url: Some(BASE),
+        fields: &[
+            Field::public("account_sid", "Account SID", Kind::Sid("AC"), "The account's SID, from the console's first page.").required(),
+            Field::public(
+                "from",
+                "From",
+                Kind::SenderId,
+                "The number, short code or alphanumeric id that messages come from, unless a message names another.",
+            ),
+            Field::public(
+                "messaging_service_sid",
+                "Messaging Service SID",
+                Kind::Sid("MG"),
+                "A Messaging Service that picks the sender from its pool.",
+            ),
+            Field::public("api_key_sid", "API key SID", Kind::Sid("SK"), "An API key to sign in with instead of the auth token."),
+            Field::secret(
+                "auth_token",
+                "Auth token",
+                Kind::Text(256),
+                "The account's auth token. Callbacks are checked with it even when an API key signs in.",
+            )
+            .required(),
+            Field::secret("api_key_secret", "API key secret", Kind::Text(256), "The API key's secret."),
+        ],
+        rules: &[Rule::AnyOf(&["from", "messaging_service_sid"]), Rule::Together("api_key_sid", "api_key_secret")],
+    };
+
+    fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Request<Bytes> {
+        let base = cx.base_url.as_deref().unwrap_or(BASE);
+        let mut fields = vec![("To", message.recipient), ("Body", message.content.body.as_deref().unwrap_or_default())];
+        match (message.content.from.as_deref(), settings.from.as_deref(), settings.messaging_service_sid.as_deref()) {
+            // A sender of the message's own need not be in the service's pool.
+            (Some(own), ..) => fields.push(("From", own)),
+            (None, from, service) => {
+                fields.extend(from.map(|from| ("From", from)));
+                fields.extend(service.map(|sid| ("MessagingServiceSid", sid)));
+            }
+        }
+        let url = format!("{base}/Accounts/{}/Messages.json", settings.account_sid);
+        wire::form_post(&url, &fields, (header::AUTHORIZATION, &settings.authorization()))
+    }
+
+    fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {
+        let status = response.status();
+        let answer: Value = serde_json::from_slice(response.body()).unwrap_or_default();
+        if !status.is_success() {
+            let (code, detail) = (wire::code(&answer["code"]), answer["message"].as_str());
+            let mut error =
+                known(code, detail).unwrap_or_else(|| wire::by_status(Self::SPEC.name, status, response.headers(), code, detail));
+            if let Class::RateLimited { after } = &mut error.class {
+                *after = wire::retry_after(response.headers());
+            }
+            return Err(error);
+        }
+        if matches!(answer["status"].as_str(), Some("failed" | "undelivered")) {
+            let (code, detail) = (wire::code(&answer["error_code"]), answer["error_message"].as_str());
+            return Err(known(code, detail).unwrap_or_else(|| {
+                let code = code.map_or_else(|| "rejected".to_owned(), |c| c.to_string());
+                SendError::new(Class::Rejected, code, format!("Twilio refused the message: {}", detail.unwrap_or("no reason given")))
+            }));
+        }
+        match answer["sid"].as_str().and_then(wire::id) {
+            Some(sid) => Ok(sent(sid, &answer)),
+            None => Err(wire::by_status(Self::SPEC.name, status, response.headers(), None, None)),
+        }
+    }
+}
+
+/// Outcomes by error code. <https://www.twilio.com/docs/api/errors>
+const CODES: &[Row] = &[
+    row(20003, Class::Credentials, "invalid_credentials"),
+    row(20005, Class::Credentials, "account_not_active"),
+    row(20404, Class::Rejected, "account_not_found"),
+    row(20429, BUSY, "rate_limited"),
+    row(21211, Class::Rejected, "invalid_recipient"),
+    row(21212, Class::Rejected, "invalid_sender"),
+    row(21214, Class::Rejected, "invalid_recipient"),
+    row(21215, Class::Rejected, "region_not_permitted"),
+    row(21217, Class::Rejected, "invalid_recipient"),
+    row(21408, Class::Rejected, "region_not_permitted"),
+    row(21602, Class::Rejected, "missing_body"),
+    row(21603, Class::Rejected, "invalid_sender"),
+    row(21604, Class::Rejected, "invalid_recipient"),
+    row(21605, Class::Rejected, "body_too_long"),
+    row(21606, Class::Rejected, "invalid_sender"),
+    row(21608, Class::Rejected, "recipient_not_verified"),
+    row(21610, Class::Rejected, "recipient_opted_out"),
+    row(21611, BUSY, "provider_queue_full"),
+    row(21612, Class::Rejected, "no_route"),
+    row(21614, Class::Rejected, "not_a_mobile_number"),
+    row(21617, Class::Rejected, "body_too_long"),
+    row(21659, Class::Rejected, "invalid_sender"),
+    row(30001, BUSY, "provider_queue_full"),
+    row(30002, Class::Credentials, "account_suspended"),
+    row(30003, Class::Rejected, "unreachable"),
+    row(30004, Class::Rejected, "blocked"),
+    row(30005, Class::Rejected, "unknown_recipient"),
+    row(30006, Class::Rejected, "not_a_mobile_number"),
+    row(30007, Class::Rejected, "filtered"),
+    row(30008, Class::Rejected, "unknown_error"),
+    row(30022, BUSY, "rate_limited"),
+    row(30023, BUSY, "rate_limited"),
+    row(30027, BUSY, "rate_limited"),
+];
+
+/// The error of a code that stands in the table.
+fn known(code: Option<u64>, detail: Option<&str>) -> Option<SendError> {
+    let row = CODES.iter().find(|r| Some(r.code) == code)?;
+    Some(SendError::new(row.class, row.ours, format!("Twilio {}: {}", row.code, detail.unwrap_or(row.ours))))
+}
+
+fn sent(sid: String, answer: &Value) -> Sent {
+    // "0" until a Messaging Service has picked a sender.
+    let segments = wire::code(&answer["num_segments"]).and_then(|n| i16::try_from(n).ok()).filter(|n| *n > 0);
+    // Null until it is billed; then negative, as it leaves the account.
+    let cost = answer["price_unit"].as_str().zip(answer["price"].as_str()).and_then(|(unit, price)| Money::parse(unit, price));
+    Sent { provider_message_id: Some(sid), segments, cost: cost.map(|m| Money { micros: m.micros.saturating_abs(), ..m }) }
+}

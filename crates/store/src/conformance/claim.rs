@@ -1,0 +1,185 @@
+//! What claiming and releasing promise.
+
+use std::{collections::HashSet, sync::Arc};
+
+use raven_core::{Channel, Environment, TenantId, Timestamp};
+
+use super::fixture::{at, claim_all, create, message, node, seq, seqs, start, tenant};
+use crate::{Action, Claimed, Job, Lane, NewMessage, Result, Store};
+
+const fn lane(tenant: TenantId) -> Lane {
+    Lane { tenant, environment: Environment::Live, channel: Channel::Sms }
+}
+
+fn tenants(claimed: &Claimed) -> Vec<TenantId> {
+    claimed.jobs.iter().map(|job| job.lane.tenant).collect()
+}
+
+/// Three tenants with 10, 2 and 1 jobs, all due at 20.
+async fn crowd(store: &Arc<dyn Store>) -> Result<[TenantId; 3]> {
+    let all = [tenant(store, 1).await?, tenant(store, 2).await?, tenant(store, 3).await?];
+    for (n, owner) in [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2].into_iter().enumerate() {
+        create(store, message(all[owner], seq(i64::try_from(n).expect("13 jobs")))).await?;
+    }
+    Ok(all)
+}
+
+pub async fn due_jobs_are_claimed_oldest_first(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    for (n, due) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
+        create(&store, NewMessage { due_at: at(due), ..message(tenant, seq(n)) }).await?;
+    }
+    let claimed = claim_all(&store, lease, at(25)).await?;
+    assert_eq!(seqs(&claimed), [2, 4, 3].map(seq));
+    assert_eq!(claimed.next_due, Some(at(30)));
+    let claimed = claim_all(&store, lease, at(30)).await?;
+    assert_eq!(seqs(&claimed), [seq(1)]);
+    assert_eq!(claim_all(&store, lease, at(99)).await?, Claimed::default());
+    Ok(())
+}
+
+pub async fn a_claimed_job_carries_all_that_acting_takes(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    let new = NewMessage {
+        environment: Environment::Test,
+        channel: Channel::Email,
+        recipient: "ada@example.com".to_owned(),
+        expires_at: at(777),
+        ..message(tenant, seq(1))
+    };
+    create(&store, new.clone()).await?;
+    let job = Job {
+        seq: seq(1),
+        lane: Lane { tenant, environment: Environment::Test, channel: Channel::Email },
+        action: Action::Send,
+        attempt: 0,
+        expires_at: at(777),
+        recipient: new.recipient,
+        content: new.content,
+    };
+    assert_eq!(claim_all(&store, lease, at(1)).await?.jobs, [job]);
+    Ok(())
+}
+
+pub async fn nothing_is_claimed_before_its_time(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two, lease) = (tenant(&store, 1).await?, tenant(&store, 2).await?, node(&store, "a").await?);
+    assert_eq!(claim_all(&store, lease, at(9)).await?, Claimed::default());
+    create(&store, NewMessage { due_at: at(20), ..message(one, seq(1)) }).await?;
+    create(&store, NewMessage { due_at: at(10), ..message(two, seq(2)) }).await?;
+    assert_eq!(claim_all(&store, lease, at(9)).await?, Claimed { jobs: Vec::new(), next_due: Some(at(10)) });
+    let claimed = claim_all(&store, lease, at(10)).await?;
+    assert_eq!((seqs(&claimed), claimed.next_due), (vec![seq(2)], Some(at(20))));
+    assert_eq!(claim_all(&store, lease, at(10)).await?, Claimed { jobs: Vec::new(), next_due: Some(at(20)) });
+    Ok(())
+}
+
+pub async fn lanes_take_turns(store: Arc<dyn Store>) -> Result<()> {
+    let (all, lease) = (crowd(&store).await?, node(&store, "a").await?);
+    let claimed = store.claim(lease, 6, 100, &[], at(20)).await?;
+    let of = |tenant| tenants(&claimed).iter().filter(|t| **t == tenant).count();
+    assert_eq!(all.map(of), [3, 2, 1], "{:?}", tenants(&claimed));
+    let first: HashSet<_> = tenants(&claimed)[..3].iter().copied().collect();
+    assert_eq!(first, HashSet::from(all), "each has one job in the first round");
+    assert_eq!(claimed.jobs.iter().filter(|j| j.lane.tenant == all[0]).map(|j| j.seq).collect::<Vec<_>>(), [0, 1, 2].map(seq));
+    Ok(())
+}
+
+pub async fn a_lane_gets_no_more_than_its_share(store: Arc<dyn Store>) -> Result<()> {
+    let (all, lease) = (crowd(&store).await?, node(&store, "a").await?);
+    let claimed = store.claim(lease, 100, 2, &[], at(20)).await?;
+    let of = |tenant| tenants(&claimed).iter().filter(|t| **t == tenant).count();
+    assert_eq!(all.map(of), [2, 2, 1]);
+    let claimed = store.claim(lease, 100, 2, &[], at(20)).await?;
+    assert_eq!(seqs(&claimed), [2, 3].map(seq));
+    assert_eq!(seqs(&store.claim(lease, 3, 100, &[], at(20)).await?), [4, 5, 6].map(seq));
+    Ok(())
+}
+
+pub async fn skipped_lanes_are_passed_over(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two, lease) = (tenant(&store, 1).await?, tenant(&store, 2).await?, node(&store, "a").await?);
+    create(&store, message(one, seq(1))).await?;
+    create(&store, NewMessage { channel: Channel::Email, ..message(one, seq(2)) }).await?;
+    create(&store, NewMessage { environment: Environment::Test, ..message(one, seq(3)) }).await?;
+    create(&store, message(two, seq(4))).await?;
+    create(&store, NewMessage { due_at: at(50), ..message(one, seq(5)) }).await?;
+    let claimed = store.claim(lease, 100, 100, &[lane(one)], at(20)).await?;
+    let got: HashSet<_> = seqs(&claimed).into_iter().collect();
+    assert_eq!((got, claimed.next_due), (HashSet::from([2, 3, 4].map(seq)), None));
+    let claimed = store.claim(lease, 100, 100, &[lane(two)], at(20)).await?;
+    assert_eq!((seqs(&claimed), claimed.next_due), (vec![seq(1)], Some(at(50))));
+    Ok(())
+}
+
+pub async fn claims_go_on_after_the_last_lane(store: Arc<dyn Store>) -> Result<()> {
+    let (all, lease) = (crowd(&store).await?, node(&store, "a").await?);
+    let mut served = HashSet::new();
+    for _ in 0..3 {
+        let claimed = store.claim(lease, 1, 100, &[], at(20)).await?;
+        assert_eq!(claimed.jobs.len(), 1);
+        served.extend(tenants(&claimed));
+    }
+    assert_eq!(served, HashSet::from(all));
+    Ok(())
+}
+
+pub async fn claimers_never_get_the_same_job(store: Arc<dyn Store>) -> Result<()> {
+    let tenants = [tenant(&store, 1).await?, tenant(&store, 2).await?];
+    let batch = (0..200).map(|n: i64| message(tenants[usize::from(n % 3 == 0)], seq(n))).collect();
+    super::fixture::accept(&store, batch).await?;
+    let mut leases = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        leases.push(node(&store, name).await?);
+    }
+    let mut seen = HashSet::new();
+    loop {
+        let claims = leases.iter().map(|lease| store.claim(*lease, 7, 5, &[], at(500)));
+        let claimed = futures_util::future::try_join_all(claims).await?;
+        let taken: Vec<_> = claimed.iter().flat_map(seqs).collect();
+        if taken.is_empty() {
+            break;
+        }
+        for seq in taken {
+            assert!(seen.insert(seq), "claimed twice");
+        }
+    }
+    assert_eq!(seen.len(), 200);
+    Ok(())
+}
+
+pub async fn a_released_job_is_due_when_it_was(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease, other) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
+    create(&store, NewMessage { due_at: at(5), ..message(tenant, seq(1)) }).await?;
+    let claimed = claim_all(&store, lease, at(10)).await?;
+    assert_eq!(seqs(&claim_all(&store, other, at(10)).await?), []);
+    store.release(lease, &seqs(&claimed)).await?;
+    assert_eq!(claim_all(&store, other, at(4)).await?.next_due, Some(at(5)));
+    assert_eq!(claim_all(&store, other, at(5)).await?.jobs, claimed.jobs);
+    Ok(())
+}
+
+pub async fn only_the_holder_releases(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease, other) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
+    create(&store, message(tenant, seq(1))).await?;
+    claim_all(&store, lease, at(10)).await?;
+    store.release(other, &[seq(1), seq(2)]).await?;
+    assert_eq!(seqs(&claim_all(&store, other, at(10)).await?), []);
+    start(&store, lease, seq(1), 1, at(11)).await
+}
+
+pub async fn depth_counts_by_channel(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    assert_eq!(store.depth(at(0)).await?, []);
+    create(&store, message(tenant, seq(1))).await?;
+    create(&store, message(tenant, seq(2))).await?;
+    create(&store, NewMessage { channel: Channel::Email, due_at: at(50), ..message(tenant, seq(3)) }).await?;
+    let depth = |now: Timestamp| {
+        let store = Arc::clone(&store);
+        async move { store.depth(now).await }
+    };
+    assert_eq!(depth(at(10)).await?, [(Channel::Sms, 2, Some(at(1))), (Channel::Email, 1, None)]);
+    assert_eq!(depth(at(50)).await?, [(Channel::Sms, 2, Some(at(1))), (Channel::Email, 1, Some(at(50)))]);
+    // What is being worked on is still in the queue.
+    claim_all(&store, lease, at(10)).await?;
+    assert_eq!(depth(at(10)).await?, [(Channel::Sms, 2, Some(at(1))), (Channel::Email, 1, None)]);
+    Ok(())
+}

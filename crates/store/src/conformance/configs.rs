@@ -1,0 +1,56 @@
+//! What provider configs promise.
+
+use std::sync::Arc;
+
+use raven_core::Environment;
+
+use super::fixture::{at, claim, config_record, create_config, tenant};
+use crate::{ConfigRecord, NewConfig, Operation, Outcome, Result, Scope, Store};
+
+pub async fn a_config_is_created_found_and_deleted(store: Arc<dyn Store>) -> Result<()> {
+    let one = tenant(&store, 1).await?;
+    let config = create_config(&store, config_record(one, 1)).await?;
+    assert_eq!(store.find_config(one, config).await?, Some(config_record(one, 1)));
+    assert!(store.delete_config(one, config).await?);
+    assert!(!store.delete_config(one, config).await?);
+    assert_eq!(store.find_config(one, config).await?, None);
+    Ok(())
+}
+
+pub async fn configs_are_listed_newest_first(store: Arc<dyn Store>) -> Result<()> {
+    let one = tenant(&store, 1).await?;
+    for n in [3, 1, 2, 4] {
+        create_config(&store, ConfigRecord { created_at: at(i64::from(n / 2)), ..config_record(one, n) }).await?;
+    }
+    let labels = |rows: &[ConfigRecord]| rows.iter().map(|c| c.label.clone()).collect::<Vec<_>>();
+    let first = store.list_configs(one, None, 2).await?;
+    assert_eq!(labels(&first), ["config 4", "config 3"]);
+    let last = first.last().expect("a page of two");
+    assert_eq!(labels(&store.list_configs(one, Some((last.created_at, last.id)), 9).await?), ["config 2", "config 1"]);
+    Ok(())
+}
+
+pub async fn a_replayed_creation_answers_its_first_body(store: Arc<dyn Store>) -> Result<()> {
+    let one = tenant(&store, 1).await?;
+    let scope = |environment| Scope::Tenant(one, environment);
+    let new = |n, environment, payload| NewConfig {
+        record: config_record(one, n),
+        claim: Some(claim(scope(environment), Operation::CreateConfig, "k", payload)),
+    };
+    assert_eq!(store.create_config(new(1, Environment::Live, 7)).await?, Outcome::Created);
+    assert_eq!(store.create_config(new(2, Environment::Live, 7)).await?, Outcome::Replayed(r#"{"payload":7}"#.to_owned()));
+    assert_eq!(store.create_config(new(3, Environment::Live, 8)).await?, Outcome::KeyReused);
+    assert_eq!(store.create_config(new(4, Environment::Test, 8)).await?, Outcome::Created);
+    assert_eq!(store.list_configs(one, None, 10).await?.len(), 2);
+    Ok(())
+}
+
+pub async fn configs_of_another_tenant_are_out_of_reach(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
+    let config = create_config(&store, config_record(one, 1)).await?;
+    assert_eq!(store.find_config(two, config).await?, None);
+    assert_eq!(store.list_configs(two, None, 10).await?, []);
+    assert!(!store.delete_config(two, config).await?);
+    assert!(store.find_config(one, config).await?.is_some());
+    Ok(())
+}

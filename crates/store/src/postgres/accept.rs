@@ -1,0 +1,322 @@
+//! Acceptance, the hot path: a batch is one prepared statement in one round trip. Who loses an idempotency key to an
+//! earlier message learns of it in a second one; a batch that fails is split until the row that fails stands alone.
+
+use std::{collections::HashMap, ops::Range};
+
+use raven_core::{Channel, Environment, Seq, Status, TenantId, Timestamp};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{
+    PostgresStore,
+    connection::{Connection, Failure},
+    rows::{code, get},
+};
+use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, messages::MessageClaim};
+
+// The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
+// What was inserted is joined by seq, never by key. Only rows that were not accepted come back.
+const ACCEPT: &str = "
+WITH candidate AS MATERIALIZED (
+  SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2 ELSE 0 END AS refusal
+  FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
+      $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
+      $20::boolean[], $21::uuid[])
+    WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
+      external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
+      started, config_id, n)
+  LEFT JOIN tenants t ON t.id = c.tenant_id AND t.status = 1
+  LEFT JOIN api_keys k ON k.id = c.key_id AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
+  ORDER BY c.n
+), claimed AS (
+  INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
+  SELECT tenant_id, environment, operation, key, fingerprint, seq, 10, key_expires_at FROM candidate WHERE refusal = 0 AND operation IS NOT NULL
+  ON CONFLICT (owner_id, environment, operation, key) DO NOTHING RETURNING message_seq
+), accepted AS MATERIALIZED (
+  SELECT * FROM candidate WHERE refusal = 0 AND (operation IS NULL OR seq IN (SELECT message_seq FROM claimed))
+), message AS (
+  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, external_id, recipient, content)
+  SELECT seq, tenant_id, environment, channel, source, CASE WHEN started THEN 20 ELSE 10 END, large, segments, external_id, recipient, content
+  FROM accepted
+), job AS (
+  INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id)
+  SELECT seq, tenant_id, due_at, expires_at, epoch, CASE WHEN started THEN $1 END, environment, channel, 1, CASE WHEN started THEN 1 ELSE 0 END,
+    config_id
+  FROM accepted
+)
+SELECT c.seq, c.refusal FROM candidate c WHERE c.seq NOT IN (SELECT seq FROM accepted)";
+
+// The codes that the statement spells out.
+const _: () = {
+    assert!(Status::Queued.code() == 10 && Status::Sending.code() == 20 && Action::Send.code() == 1);
+    assert!(raven_core::tenant::TenantStatus::Active.code() == 1);
+};
+
+const EARLIER: &str = "
+SELECT u.seq AS candidate_seq, i.fingerprint, i.message_seq, i.accepted_status, m.recipient, m.channel
+FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::smallint[], $5::text[]) AS u (seq, owner_id, environment, operation, key)
+JOIN idempotency i ON i.owner_id = u.owner_id AND i.environment = u.environment AND i.operation = u.operation AND i.key = u.key
+LEFT JOIN messages m ON m.seq = i.message_seq";
+
+#[cfg(any(test, feature = "conformance"))]
+pub(super) const STATEMENTS: &[&str] = &[ACCEPT, EARLIER];
+
+/// What the statement says of a row that it didn't accept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turned {
+    Away(Refusal),
+    /// Its idempotency key is taken.
+    Taken,
+}
+
+/// A batch in the order in which it is stored, column by column.
+#[derive(Default)]
+struct Columns<'b> {
+    seq: Vec<i64>,
+    tenant: Vec<Uuid>,
+    environment: Vec<i16>,
+    channel: Vec<i16>,
+    source: Vec<i16>,
+    key_id: Vec<Option<Uuid>>,
+    recipient: Vec<&'b str>,
+    content: Vec<&'b str>,
+    large: Vec<bool>,
+    external_id: Vec<Option<&'b str>>,
+    segments: Vec<Option<i16>>,
+    operation: Vec<Option<i16>>,
+    key: Vec<Option<&'b str>>,
+    fingerprint: Vec<Option<&'b [u8]>>,
+    key_expires_at: Vec<Option<i64>>,
+    due_at: Vec<i64>,
+    expires_at: Vec<i64>,
+    epoch: Vec<Option<i64>>,
+    started: Vec<bool>,
+    config: Vec<Option<Uuid>>,
+}
+
+impl<'b> Columns<'b> {
+    fn push(&mut self, m: &'b NewMessage) {
+        let claim = m.idempotency.as_ref();
+        self.seq.push(m.seq.0);
+        self.tenant.push(m.tenant.0);
+        self.environment.push(m.environment.code());
+        self.channel.push(m.channel.code());
+        self.source.push(m.source.code());
+        self.key_id.push(m.key.map(|k| k.0));
+        self.recipient.push(&m.recipient);
+        self.content.push(&m.content);
+        self.large.push(m.large);
+        self.external_id.push(m.external_id.as_deref());
+        self.segments.push(m.segments);
+        self.operation.push(claim.map(|c| c.operation.code()));
+        self.key.push(claim.map(|c| c.key.as_str()));
+        self.fingerprint.push(claim.map(|c| c.fingerprint.as_slice()));
+        self.key_expires_at.push(claim.map(|c| c.expires_at.millis()));
+        self.due_at.push(m.due_at.millis());
+        self.expires_at.push(m.expires_at.millis());
+        self.epoch.push(m.lease.map(|l| l.0));
+        self.started.push(m.started.is_some());
+        self.config.push(m.started.flatten().map(|c| c.0));
+    }
+
+    /// Accepts, and tells by seq which rows were not.
+    async fn accept(&self, connection: &mut Connection, now: Timestamp) -> Result<HashMap<i64, Turned>, Failure> {
+        let rows = connection
+            .query(
+                ACCEPT,
+                &[
+                    &now.millis(),
+                    &self.seq,
+                    &self.tenant,
+                    &self.environment,
+                    &self.channel,
+                    &self.source,
+                    &self.key_id,
+                    &self.recipient,
+                    &self.content,
+                    &self.large,
+                    &self.external_id,
+                    &self.segments,
+                    &self.operation,
+                    &self.key,
+                    &self.fingerprint,
+                    &self.key_expires_at,
+                    &self.due_at,
+                    &self.expires_at,
+                    &self.epoch,
+                    &self.started,
+                    &self.config,
+                ],
+            )
+            .await?;
+        let turned = |row: &Row| -> Result<(i64, Turned), tokio_postgres::Error> {
+            let turned = match row.try_get(1)? {
+                1 => Turned::Away(Refusal::Key),
+                2 => Turned::Away(Refusal::Tenant),
+                _ => Turned::Taken,
+            };
+            Ok((row.try_get(0)?, turned))
+        };
+        rows.iter().map(|row| turned(row).map_err(Failure::Driver)).collect()
+    }
+}
+
+/// A batch under way: answers are filled in as they become known.
+struct Batch<'b> {
+    messages: &'b [NewMessage],
+    /// Positions in `messages`, in the order in which they are stored.
+    order: Vec<usize>,
+    answers: Vec<Option<Result<Accepted>>>,
+    now: Timestamp,
+}
+
+impl<'b> Batch<'b> {
+    fn new(messages: &'b [NewMessage], now: Timestamp) -> Self {
+        let mut order: Vec<usize> = (0..messages.len()).collect();
+        let rank = |i: &usize| {
+            let m = &messages[*i];
+            (m.tenant, m.environment, m.idempotency.as_ref().map(|c| (c.operation, c.key.as_str())), m.seq)
+        };
+        order.sort_unstable_by(|a, b| rank(a).cmp(&rank(b)));
+        Self { messages, order, answers: messages.iter().map(|_| None).collect(), now }
+    }
+
+    /// Accepts all. An error is one of the database as a whole; rows that are not answered yet share it.
+    async fn run(&mut self, connection: &mut Connection) -> Result<()> {
+        // The stretches still to do, the next one last, and whether they were tried before.
+        let mut ahead = vec![(0..self.order.len(), false)];
+        while let Some((stretch, again)) = ahead.pop() {
+            match self.accept(connection, &stretch).await {
+                Ok(()) => {}
+                Err(failure) if failure.is_collision() && !again => ahead.push((stretch, true)),
+                Err(failure) if failure.is_outage() => return Err(failure.into_error()),
+                Err(failure) if stretch.len() == 1 => self.answers[self.order[stretch.start]] = Some(Err(failure.into_error())),
+                Err(failure) => {
+                    tracing::warn!(rows = stretch.len(), error = ?failure, "a batch failed and is split");
+                    let middle = stretch.start + stretch.len() / 2;
+                    ahead.push((middle..stretch.end, false));
+                    ahead.push((stretch.start..middle, false));
+                }
+            }
+        }
+        self.read_earlier(connection).await
+    }
+
+    async fn accept(&mut self, connection: &mut Connection, stretch: &Range<usize>) -> Result<(), Failure> {
+        let mut columns = Columns::default();
+        for i in &self.order[stretch.clone()] {
+            columns.push(&self.messages[*i]);
+        }
+        let turned = columns.accept(connection, self.now).await?;
+        for i in &self.order[stretch.clone()] {
+            let seq = self.messages[*i].seq.0;
+            self.answers[*i] = match turned.get(&seq) {
+                None => Some(Ok(Accepted::Created)),
+                Some(Turned::Away(refusal)) => Some(Ok(Accepted::Refused(*refusal))),
+                Some(Turned::Taken) => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Answers those whose key was taken. A statement of its own, because only a new snapshot sees what was committed
+    /// while ours waited for it.
+    async fn read_earlier(&mut self, connection: &mut Connection) -> Result<()> {
+        let open = || self.order.iter().copied().filter(|i| self.answers[*i].is_none());
+        if open().next().is_none() {
+            return Ok(());
+        }
+        let mut keys = Keys::default();
+        for i in open() {
+            keys.push(&self.messages[i]);
+        }
+        let mut earlier: HashMap<i64, Row> = HashMap::new();
+        for row in keys.read(connection).await? {
+            earlier.insert(get(&row, "candidate_seq")?, row);
+        }
+        for (answer, message) in self.answers.iter_mut().zip(self.messages).filter(|(answer, _)| answer.is_none()) {
+            *answer = Some(match earlier.get(&message.seq.0) {
+                // The same payload names the same recipient and channel, so they are known even if that message is gone.
+                Some(row) => match &message.idempotency {
+                    Some(claim) => answer_of(row, claim, || Ok((message.recipient.clone(), message.channel))),
+                    None => Err(Error::internal("a message without an idempotency key lost one")),
+                },
+                None => Err(Error::Unavailable("the record of the key was purged just now".into())),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Idempotency keys to look up, column by column.
+#[derive(Default)]
+struct Keys<'b> {
+    seq: Vec<i64>,
+    owner: Vec<Uuid>,
+    environment: Vec<i16>,
+    operation: Vec<i16>,
+    key: Vec<&'b str>,
+}
+
+impl<'b> Keys<'b> {
+    fn push(&mut self, m: &'b NewMessage) {
+        if let Some(claim) = &m.idempotency {
+            self.add(m.seq, m.tenant, m.environment, claim);
+        }
+    }
+
+    fn add(&mut self, seq: Seq, tenant: TenantId, environment: Environment, claim: &'b MessageClaim) {
+        self.seq.push(seq.0);
+        self.owner.push(tenant.0);
+        self.environment.push(environment.code());
+        self.operation.push(claim.operation.code());
+        self.key.push(&claim.key);
+    }
+
+    async fn read(&self, connection: &mut Connection) -> Result<Vec<Row>, Failure> {
+        connection.query(EARLIER, &[&self.seq, &self.owner, &self.environment, &self.operation, &self.key]).await
+    }
+}
+
+/// What the record of an earlier use answers to a claim. The record may outlive its message: then `or` tells whom it reached.
+fn answer_of(row: &Row, claim: &MessageClaim, or: impl FnOnce() -> Result<(String, Channel)>) -> Result<Accepted> {
+    if get::<&[u8]>(row, "fingerprint")? != claim.fingerprint {
+        return Ok(Accepted::KeyReused);
+    }
+    let (recipient, channel) = match get::<Option<String>>(row, "recipient")? {
+        Some(recipient) => (recipient, code(row, "channel", Channel::from_code)?),
+        None => or()?,
+    };
+    Ok(Accepted::Replayed { seq: Seq(get(row, "message_seq")?), recipient, channel, status: code(row, "accepted_status", Status::from_code)? })
+}
+
+/// See [`Messages::accept`](crate::Messages::accept).
+pub(super) async fn accept(store: &PostgresStore, messages: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
+    let Some(first) = messages.first() else { return Ok(Vec::new()) };
+    let writer = usize::from(first.tenant.0.as_bytes()[15]) % store.writers.len();
+    let mut connection = store.writers[writer].get().await?;
+    let mut batch = Batch::new(messages, now);
+    if let Err(error) = batch.run(&mut connection).await {
+        // What was committed before stays answered; if nothing was, the error is the whole answer.
+        if batch.answers.iter().all(Option::is_none) {
+            return Err(error);
+        }
+        tracing::warn!(error = ?error, "the database was lost amid a batch");
+    }
+    let lost = || Err(Error::Unavailable("the database was lost amid the batch".into()));
+    Ok(batch.answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect())
+}
+
+/// See [`Messages::find_replay`](crate::Messages::find_replay).
+pub(super) async fn find_replay(
+    store: &PostgresStore,
+    tenant: TenantId,
+    environment: Environment,
+    claim: &MessageClaim,
+) -> Result<Option<Accepted>> {
+    let mut keys = Keys::default();
+    keys.add(Seq(0), tenant, environment, claim);
+    let rows = keys.read(&mut store.connection().await?).await?;
+    let gone = || Err(Error::internal("the message of an idempotency record is gone"));
+    rows.first().map(|row| answer_of(row, claim, gone)).transpose()
+}

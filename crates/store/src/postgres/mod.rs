@@ -1,0 +1,146 @@
+//! PostgreSQL: statements by hand over a few connections, batches as arrays, one round trip for what is hot.
+//!
+//! What lives here: the store and its connections; one file per noun with its statements beside the verbs that run them.
+//! What must not: session state (everything works through a transaction pooler), `now()`, triggers.
+
+use async_trait::async_trait;
+use raven_core::Timestamp;
+use parking_lot::Mutex;
+use tokio_postgres::Config;
+
+use crate::{Health, Lane, Migrations, Result};
+
+mod accept;
+mod claim;
+mod connection;
+mod idempotency;
+mod keys;
+mod messages;
+mod migrate;
+mod nodes;
+mod providers;
+mod queue;
+mod rows;
+mod secrets;
+mod settle;
+mod tenants;
+mod timeline;
+mod tls;
+
+use connection::{Connection, Connections};
+
+/// Connections that accept: a tenant's messages always meet in the same one.
+const WRITERS: usize = 2;
+/// Connections that start and settle. Theirs are other rows, and their commits share the log's flush with acceptance.
+const MARKERS: usize = 2;
+/// Connections for all the rest.
+const GENERAL: usize = 12;
+
+/// A store on PostgreSQL.
+pub struct PostgresStore {
+    general: Connections,
+    writers: Vec<Connections>,
+    markers: Connections,
+    direct: (Config, tls::Tls),
+    /// The lane after which the next claim starts looking.
+    last_lane: Mutex<Option<Lane>>,
+    /// The block of the idempotency table where the next purge starts looking.
+    purge_from: Mutex<i64>,
+}
+
+impl PostgresStore {
+    /// Opens a store and reaches its database once. With a `direct_url`, `url` may lead through a transaction pooler
+    /// (PgBouncer 1.21 or later with `max_prepared_statements`, pgcat, Supavisor); migrations take the direct way.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) when it cannot be reached, [`Error::Internal`](crate::Error::Internal)
+    /// when the URL is none or the database refuses us.
+    pub async fn connect(url: &str, direct_url: Option<&str>) -> Result<Self> {
+        let pooled = direct_url.is_some_and(|direct| direct != url);
+        let (config, tls) = connection::config(url, pooled)?;
+        let direct = connection::config(direct_url.unwrap_or(url), false)?;
+        let pool = |size| Connections::new(&config, &tls, size);
+        let store = Self {
+            general: pool(GENERAL)?,
+            writers: (0..WRITERS).map(|_| pool(1)).collect::<Result<_>>()?,
+            markers: pool(MARKERS)?,
+            direct,
+            last_lane: Mutex::new(None),
+            purge_from: Mutex::new(0),
+        };
+        store.ping().await?;
+        Ok(store)
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        self.general.get().await
+    }
+}
+
+const PING: &str = "SELECT 1";
+
+#[async_trait]
+impl Health for PostgresStore {
+    fn engine(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn writers(&self) -> usize {
+        WRITERS
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.connection().await?.query(PING, &[]).await?;
+        Ok(())
+    }
+
+    async fn migrations(&self) -> Result<Migrations> {
+        migrate::state(&mut self.connection().await?).await
+    }
+
+    async fn migrate(&self, now: Timestamp) -> Result<Migrations> {
+        migrate::migrate(&self.direct.0, &self.direct.1, now).await
+    }
+
+    async fn extend(&self, now: Timestamp) -> Result<()> {
+        migrate::extend(&self.direct.0, &self.direct.1, &mut self.connection().await?, now).await
+    }
+
+    async fn close(&self) {
+        self.general.close();
+        self.markers.close();
+        for writer in &self.writers {
+            writer.close();
+        }
+    }
+}
+
+/// The SQL of all migrations, in order: two programs with the same text make the same schema.
+pub fn migration_texts() -> impl Iterator<Item = &'static str> {
+    migrate::texts()
+}
+
+/// Every statement that this engine prepares, for the test that prepares them all.
+#[cfg(any(test, feature = "conformance"))]
+#[must_use]
+pub fn statements() -> Vec<&'static str> {
+    let mut all = vec![PING];
+    for of_noun in [
+        accept::STATEMENTS,
+        claim::STATEMENTS,
+        idempotency::STATEMENTS,
+        keys::STATEMENTS,
+        messages::STATEMENTS,
+        migrate::STATEMENTS,
+        nodes::STATEMENTS,
+        providers::STATEMENTS,
+        queue::STATEMENTS,
+        secrets::STATEMENTS,
+        settle::STATEMENTS,
+        tenants::STATEMENTS,
+        timeline::STATEMENTS,
+    ] {
+        all.extend_from_slice(of_noun);
+    }
+    all
+}

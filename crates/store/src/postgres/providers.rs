@@ -1,0 +1,69 @@
+//! Provider configs.
+
+use async_trait::async_trait;
+use raven_core::{ConfigId, TenantId, Timestamp};
+
+use super::{
+    PostgresStore, idempotency,
+    rows::{self, below, limit as limit_of},
+};
+use crate::{ConfigRecord, Configs, NewConfig, Outcome, Result};
+
+macro_rules! config_columns {
+    () => {
+        "id, tenant_id, provider, channel, label, status, public, secret, created_at"
+    };
+}
+
+const INSERT: &str = concat!("INSERT INTO provider_configs (", config_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+const FIND: &str = concat!("SELECT ", config_columns!(), " FROM provider_configs WHERE id = $1 AND tenant_id = $2");
+const LIST: &str = concat!(
+    "SELECT ",
+    config_columns!(),
+    " FROM provider_configs WHERE tenant_id = $1 AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4"
+);
+const DELETE: &str = "DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2";
+
+#[cfg(any(test, feature = "conformance"))]
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
+
+#[async_trait]
+impl Configs for PostgresStore {
+    async fn create_config(&self, new: NewConfig) -> Result<Outcome> {
+        let NewConfig { record: c, claim } = &new;
+        idempotency::create(self.connection().await?, claim.as_ref(), None, async |connection| {
+            connection
+                .execute(
+                    INSERT,
+                    &[
+                        &c.id.0,
+                        &c.tenant.0,
+                        &c.provider,
+                        &c.channel.code(),
+                        &c.label,
+                        &c.status,
+                        &c.public,
+                        &c.secret,
+                        &c.created_at.millis(),
+                    ],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>> {
+        self.connection().await?.query_opt(FIND, &[&id.0, &tenant.0]).await?.as_ref().map(rows::config).transpose()
+    }
+
+    async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>> {
+        let (created_at, id) = below(before.map(|(at, id)| (at, id.0)));
+        let rows = self.connection().await?.query(LIST, &[&tenant.0, &created_at, &id, &limit_of(limit)]).await?;
+        rows.iter().map(rows::config).collect()
+    }
+
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
+        Ok(self.connection().await?.execute(DELETE, &[&id.0, &tenant.0]).await? == 1)
+    }
+}

@@ -1,0 +1,79 @@
+//! The queue: the verbs, and leases given back or taken away. Claims are in [`super::claim`], starts and outcomes in
+//! [`super::settle`].
+
+use async_trait::async_trait;
+use raven_core::{Channel, EventKind, Seq, Timestamp};
+
+use super::{
+    PostgresStore, claim,
+    rows::{self, code, get, optional_time},
+    settle,
+};
+use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start};
+
+const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = CASE WHEN started_at IS NULL THEN attempt ELSE attempt - 1 END, \
+     started_at = NULL, config_id = NULL WHERE seq = ANY ($2::bigint[]) AND epoch = $1";
+
+// No index tells what an epoch holds (it would cost each acceptance), so this looks through the queue.
+const REAP: &str = "
+WITH held AS MATERIALIZED (
+  SELECT j.seq, j.tenant_id, j.attempt, j.started_at, COALESCE(t.retry_unknown, false) AS retry
+  FROM (SELECT seq, tenant_id, attempt, started_at FROM jobs WHERE epoch = $1 ORDER BY seq LIMIT $4 FOR UPDATE SKIP LOCKED) j
+  LEFT JOIN tenants t ON t.id = j.tenant_id
+), event AS (
+  INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at)
+  SELECT seq, tenant_id, 11, $2, attempt, started_at FROM held WHERE started_at IS NOT NULL
+), freed AS (
+  UPDATE jobs j SET
+    epoch = NULL,
+    started_at = NULL,
+    config_id = CASE WHEN held.started_at IS NULL THEN j.config_id END,
+    action = CASE WHEN held.started_at IS NULL THEN j.action WHEN held.retry THEN 1 ELSE 2 END,
+    due_at = CASE WHEN held.started_at IS NULL THEN j.due_at WHEN held.retry THEN $2 ELSE $3 END
+  FROM held WHERE j.seq = held.seq
+)
+SELECT count(*) FILTER (WHERE started_at IS NULL) AS released, count(started_at) AS unknown FROM held";
+
+const _: () = assert!(Action::Send.code() == 1 && Action::GiveUp.code() == 2 && EventKind::OutcomeUnknown.code() == 11);
+
+const DEPTH: &str = "SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $1) AS oldest FROM jobs GROUP BY channel ORDER BY channel";
+
+#[cfg(any(test, feature = "conformance"))]
+pub(super) const STATEMENTS: &[&str] = &[RELEASE, REAP, DEPTH];
+
+#[async_trait]
+impl Queue for PostgresStore {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+        settle::start(self, lease, starts, now).await
+    }
+
+    async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()> {
+        settle::settle(self, lease, settlements).await
+    }
+
+    async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed> {
+        claim::claim(self, lease, limit, per_lane, skip, now).await
+    }
+
+    async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()> {
+        if seqs.is_empty() {
+            return Ok(());
+        }
+        let seqs: Vec<i64> = seqs.iter().map(|s| s.0).collect();
+        self.connection().await?.execute(RELEASE, &[&lease.0, &seqs]).await?;
+        Ok(())
+    }
+
+    async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped> {
+        let mut connection = self.connection().await?;
+        let row = connection.query_opt(REAP, &[&lease.0, &now.millis(), &give_up_at.millis(), &rows::limit(limit)]).await?;
+        let row = row.ok_or_else(|| Error::internal("a count gave no row"))?;
+        let number = |column| get::<i64>(&row, column).map(|n| usize::try_from(n).unwrap_or(0));
+        Ok(Reaped { released: number("released")?, unknown: number("unknown")? })
+    }
+
+    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
+        let rows = self.connection().await?.query(DEPTH, &[&now.millis()]).await?;
+        rows.iter().map(|row| Ok((code(row, "channel", Channel::from_code)?, get(row, "jobs")?, optional_time(row, "oldest")?))).collect()
+    }
+}

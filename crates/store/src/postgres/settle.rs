@@ -1,0 +1,174 @@
+//! Starts and outcomes of attempts: one statement for a batch, with each message in it at most once.
+
+use std::collections::{HashMap, HashSet};
+
+use raven_core::{Status, Timestamp};
+use uuid::Uuid;
+
+use super::{
+    PostgresStore,
+    connection::{Connection, Failure},
+    rows::get,
+};
+use crate::{Lease, Next, Result, Settlement, Start};
+
+const START: &str = "
+WITH job AS (
+  UPDATE jobs j SET attempt = s.attempt, started_at = $2, config_id = s.config_id
+  FROM unnest($3::bigint[], $4::smallint[], $5::uuid[]) AS s (seq, attempt, config_id)
+  WHERE j.seq = s.seq AND j.epoch = $1 AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
+  RETURNING j.seq, j.attempt
+), message AS (
+  UPDATE messages m SET status = 20 FROM job WHERE m.seq = job.seq AND m.seq BETWEEN $6 AND $7 AND m.status < 20
+)
+SELECT seq, attempt FROM job";
+
+// All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
+const SETTLE: &str = "
+WITH s AS MATERIALIZED (
+  SELECT * FROM unnest($4::bigint[], $5::uuid[], $6::smallint[], $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::text[],
+      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])
+    AS s (seq, tenant_id, attempt, started_at, at, kind, status, provider,
+      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
+), event AS (
+  INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
+  SELECT seq, tenant_id, kind, at, attempt, started_at, detail, payload FROM s
+), finished AS (
+  DELETE FROM jobs j USING s
+  WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+), rescheduled AS (
+  UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL FROM s
+  WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+)
+UPDATE messages m SET
+  status = GREATEST(m.status, s.status),
+  provider = COALESCE(s.provider, m.provider),
+  config_id = COALESCE(s.config_id, m.config_id),
+  provider_message_id = COALESCE(s.provider_message_id, m.provider_message_id),
+  segments = COALESCE(s.segments, m.segments),
+  cost_currency = COALESCE(s.cost_currency, m.cost_currency),
+  cost_micros = COALESCE(s.cost_micros, m.cost_micros),
+  failure_reason = COALESCE(s.failure_reason, m.failure_reason)
+FROM s
+WHERE m.seq = s.seq AND m.tenant_id = s.tenant_id AND m.seq BETWEEN $2 AND $3
+  AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)";
+
+const _: () = assert!(Status::Sending.code() == 20);
+
+#[cfg(any(test, feature = "conformance"))]
+pub(super) const STATEMENTS: &[&str] = &[START, SETTLE];
+
+/// See [`Queue::start`](crate::Queue::start).
+pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+    // Sorted, so that batches that overlap take their locks in the same order. Only the first of equal starts can succeed.
+    let mut order: Vec<usize> = (0..starts.len()).collect();
+    order.sort_by_key(|i| (starts[*i].seq, starts[*i].attempt));
+    order.dedup_by_key(|i| (starts[*i].seq, starts[*i].attempt));
+    let sorted = || order.iter().map(|i| &starts[*i]);
+    let (Some(first), Some(last)) = (sorted().next(), sorted().last()) else { return Ok(Vec::new()) };
+    let seqs: Vec<i64> = sorted().map(|s| s.seq.0).collect();
+    let attempts: Vec<i16> = sorted().map(|s| s.attempt).collect();
+    let configs: Vec<Option<Uuid>> = sorted().map(|s| s.config.map(|c| c.0)).collect();
+    let mut connection = store.markers.get().await?;
+    let mut run = async || {
+        connection.query(START, &[&lease.0, &now.millis(), &seqs, &attempts, &configs, &first.seq.0, &last.seq.0]).await
+    };
+    let mut rows = run().await;
+    if rows.as_ref().is_err_and(Failure::is_collision) {
+        rows = run().await;
+    }
+    let started = rows?.iter().map(|row| Ok((get(row, "seq")?, get(row, "attempt")?))).collect::<Result<HashSet<(i64, i16)>>>()?;
+    let mut answers = vec![false; starts.len()];
+    for i in order {
+        answers[i] = started.contains(&(starts[i].seq.0, starts[i].attempt));
+    }
+    Ok(answers)
+}
+
+/// See [`Queue::settle`](crate::Queue::settle).
+pub(super) async fn settle(store: &PostgresStore, lease: Lease, settlements: &[Settlement]) -> Result<()> {
+    let rounds = rounds(settlements);
+    if rounds.is_empty() {
+        return Ok(());
+    }
+    let mut connection = store.markers.get().await?;
+    match settle_rounds(&mut connection, lease, &rounds).await {
+        Err(failure) if failure.is_collision() => {
+            if rounds.len() > 1 {
+                connection.rollback().await?;
+            }
+            settle_rounds(&mut connection, lease, &rounds).await?;
+        }
+        other => other?,
+    }
+    Ok(())
+}
+
+async fn settle_rounds(connection: &mut Connection, lease: Lease, rounds: &[Vec<&Settlement>]) -> Result<(), Failure> {
+    // A single statement is a transaction of its own, and one round trip.
+    if let [only] = rounds {
+        return settle_round(connection, lease, only).await;
+    }
+    connection.begin().await?;
+    for round in rounds {
+        settle_round(connection, lease, round).await?;
+    }
+    connection.commit().await
+}
+
+/// Several outcomes of one message apply in their order, so the second one of any message waits for a second statement.
+fn rounds(settlements: &[Settlement]) -> Vec<Vec<&Settlement>> {
+    let mut rounds: Vec<Vec<&Settlement>> = Vec::new();
+    let mut seen: HashMap<i64, usize> = HashMap::with_capacity(settlements.len());
+    for settlement in settlements {
+        let round = seen.entry(settlement.seq.0).and_modify(|n| *n += 1).or_insert(0);
+        if *round == rounds.len() {
+            rounds.push(Vec::new());
+        }
+        rounds[*round].push(settlement);
+    }
+    for round in &mut rounds {
+        round.sort_unstable_by_key(|s| s.seq);
+    }
+    rounds
+}
+
+async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settlement]) -> Result<(), Failure> {
+    fn column<'s, T>(round: &[&'s Settlement], of: impl Fn(&'s Settlement) -> T) -> Vec<T> {
+        round.iter().map(|s| of(s)).collect()
+    }
+    let (Some(first), Some(last)) = (round.first(), round.last()) else { return Ok(()) };
+    let next = |s: &Settlement| match s.next {
+        Next::Done => None,
+        Next::At(action, at) => Some((action.code(), at.millis())),
+    };
+    connection
+        .execute(
+            SETTLE,
+            &[
+                &lease.0,
+                &first.seq.0,
+                &last.seq.0,
+                &column(round, |s| s.seq.0),
+                &column(round, |s| s.tenant.0),
+                &column(round, |s| s.attempt),
+                &column(round, |s| s.started_at.map(Timestamp::millis)),
+                &column(round, |s| s.at.millis()),
+                &column(round, |s| s.kind.code()),
+                &column(round, |s| s.status.code()),
+                &column(round, |s| s.provider.as_deref()),
+                &column(round, |s| s.config.map(|c| c.0)),
+                &column(round, |s| s.provider_message_id.as_deref()),
+                &column(round, |s| s.segments),
+                &column(round, |s| s.cost_currency.as_deref()),
+                &column(round, |s| s.cost_micros),
+                &column(round, |s| s.failure_reason.as_deref()),
+                &column(round, |s| s.detail.as_deref()),
+                &column(round, |s| s.payload.as_deref()),
+                &column(round, |s| next(s).map(|(action, _)| action)),
+                &column(round, |s| next(s).map(|(_, at)| at)),
+            ],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Claims in SQLite: which lanes have due jobs, by hops over the index of waiting jobs (one look-up a lane, however many
+//! jobs it has), and the leasing of some of each.
+
+use std::collections::{HashSet, VecDeque};
+
+use raven_core::{Channel, Environment, Seq, TenantId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::rows::{Id, code, id, limit, time};
+use crate::{Action, Error, Job, Lane, Lease, Result};
+
+pub(super) const STATEMENTS: &[&str] = &[NEXT_LANE, NEXT_DUE, DUE, LOAD, LOAD_CONTENT, LEASE];
+
+const NEXT_LANE: &str = "SELECT tenant_id, environment, channel, due_at FROM jobs INDEXED BY jobs_due
+  WHERE epoch IS NULL AND (tenant_id, environment, channel) > (?1, ?2, ?3)
+  ORDER BY tenant_id, environment, channel, due_at LIMIT 1";
+const NEXT_DUE: &str = "SELECT due_at FROM jobs INDEXED BY jobs_due
+  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND due_at > ?4 ORDER BY due_at LIMIT 1";
+const DUE: &str = "SELECT seq FROM jobs INDEXED BY jobs_due
+  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND due_at <= ?4 ORDER BY due_at, seq LIMIT ?5";
+const LOAD: &str = "SELECT j.action, j.attempt, j.expires_at, m.recipient, m.content, m.large
+  FROM jobs j JOIN messages m ON m.seq = j.seq WHERE j.seq = ?1";
+const LOAD_CONTENT: &str = "SELECT content FROM contents WHERE seq = ?1";
+const LEASE: &str = "UPDATE jobs SET epoch = ?1 WHERE seq = ?2 AND epoch IS NULL";
+
+/// What a look at the waiting jobs found.
+pub(super) struct Found {
+    /// Lanes that have due jobs, in order.
+    pub(super) due: Vec<Lane>,
+    /// The earliest time at which a further job becomes due.
+    pub(super) next_due: Option<Timestamp>,
+}
+
+impl Found {
+    /// The lanes that have due jobs, beginning with the first one after `last`.
+    pub(super) fn due_after(&self, last: Option<Lane>) -> Vec<Lane> {
+        let mut lanes = self.due.clone();
+        let first = lanes.partition_point(|lane| Some(*lane) <= last);
+        lanes.rotate_left(first);
+        lanes
+    }
+}
+
+/// Looks at all lanes but those in `skip`.
+pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Result<Found> {
+    let mut found = Found { due: Vec::new(), next_due: None };
+    let (mut next_lane, mut next_due) = (c.prepare_cached(NEXT_LANE)?, c.prepare_cached(NEXT_DUE)?);
+    let mut last: Option<Lane> = None;
+    loop {
+        let read = |r: &rusqlite::Row<'_>| {
+            let lane =
+                Lane { tenant: TenantId(id(r, 0)?), environment: code(r, 1, Environment::from_code)?, channel: code(r, 2, Channel::from_code)? };
+            Ok((lane, time(r, 3)?))
+        };
+        let next = match last {
+            // No id is empty, so every lane comes after this.
+            None => next_lane.query_row(params![&[] as &[u8], 0, 0], read),
+            Some(l) => next_lane.query_row(params![Id(l.tenant.0), l.environment.code(), l.channel.code()], read),
+        };
+        let Some((lane, first_due)) = next.optional()? else { return Ok(found) };
+        last = Some(lane);
+        if skip.contains(&lane) {
+            continue;
+        }
+        let later = if first_due > now {
+            Some(first_due)
+        } else {
+            found.due.push(lane);
+            let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), now.millis()];
+            next_due.query_row(values, |r| time(r, 0)).optional()?
+        };
+        found.next_due = found.next_due.into_iter().chain(later).min();
+    }
+}
+
+/// Leases due jobs, round by round over the lanes: one of each, then another of each.
+pub(super) fn take(c: &Connection, lease: Lease, mut lanes: Vec<Lane>, most: usize, per_lane: usize, now: Timestamp) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    let mut waiting: VecDeque<(Lane, VecDeque<i64>)> = VecDeque::new();
+    let mut due = c.prepare_cached(DUE)?;
+    // With at least as many lanes as jobs wanted, the first round is the last one.
+    let each = if lanes.len() >= most { 1 } else { per_lane.min(most) };
+    lanes.truncate(most);
+    for lane in lanes {
+        let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), now.millis(), limit(each)];
+        waiting.push_back((lane, due.query_map(values, |r| r.get(0))?.collect::<rusqlite::Result<_>>()?));
+    }
+    while jobs.len() < most
+        && let Some((lane, mut seqs)) = waiting.pop_front()
+    {
+        if let Some(seq) = seqs.pop_front() {
+            jobs.push(lease_one(c, lease, lane, seq)?);
+            waiting.push_back((lane, seqs));
+        }
+    }
+    Ok(jobs)
+}
+
+fn lease_one(c: &Connection, lease: Lease, lane: Lane, seq: i64) -> Result<Job> {
+    let loaded = c.prepare_cached(LOAD)?.query_row([seq], |r| {
+        let job = Job {
+            seq: Seq(seq),
+            lane,
+            action: code(r, 0, Action::from_code)?,
+            attempt: r.get(1)?,
+            expires_at: time(r, 2)?,
+            recipient: r.get(3)?,
+            content: r.get(4)?,
+        };
+        Ok((job, r.get::<_, bool>(5)?))
+    });
+    let (mut job, large) = loaded.optional()?.ok_or_else(|| Error::internal("a job has no message"))?;
+    if large {
+        job.content = c.prepare_cached(LOAD_CONTENT)?.query_row([seq], |r| r.get(0))?;
+    }
+    c.prepare_cached(LEASE)?.execute([lease.0, seq])?;
+    Ok(job)
+}

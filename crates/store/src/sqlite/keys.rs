@@ -1,0 +1,113 @@
+//! API keys in SQLite.
+
+use async_trait::async_trait;
+use raven_core::{Environment, KeyId, TenantId, Timestamp, permission::Scopes};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    SqliteStore, idempotency,
+    rows::{Id, code, id, limit, position, time, time_or_null},
+    tenants,
+};
+use crate::{Error, KeyRecord, Keys, NewKey, Outcome, Result, TenantRecord};
+
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND_BY_PREFIX, FIND, LIST, REVOKE];
+
+const INSERT: &str = "INSERT INTO api_keys
+  (id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm, expires_at, created_at, revoked_at)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (prefix) DO NOTHING";
+const FIND_BY_PREFIX: &str = "SELECT k.id, k.tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, k.name, rate_limit_rpm,
+    expires_at, k.created_at, revoked_at,
+    t.id, slug, t.name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown
+  FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.prefix = ?1";
+const FIND: &str = "SELECT id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
+    expires_at, created_at, revoked_at
+  FROM api_keys WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)";
+const LIST: &str = "SELECT id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
+    expires_at, created_at, revoked_at
+  FROM api_keys WHERE tenant_id = ?1 AND revoked_at IS NULL AND (?2 IS NULL OR environment = ?2) AND (created_at, id) < (?3, ?4)
+  ORDER BY created_at DESC, id DESC LIMIT ?5";
+const REVOKE: &str = "UPDATE api_keys SET revoked_at = ?4
+  WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)";
+
+fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    Ok(KeyRecord {
+        id: KeyId(id(row, 0)?),
+        tenant: TenantId(id(row, 1)?),
+        environment: code(row, 2, Environment::from_code)?,
+        prefix: row.get(3)?,
+        last_four: row.get(4)?,
+        secret_hash: row.get(5)?,
+        secret_mac: row.get(6)?,
+        scopes: code(row, 7, |code| Some(Scopes::from_code(code)))?,
+        name: row.get(8)?,
+        rate_limit_rpm: row.get(9)?,
+        expires_at: time_or_null(row, 10)?,
+        created_at: time(row, 11)?,
+        revoked_at: time_or_null(row, 12)?,
+    })
+}
+
+fn key_and_tenant(row: &Row<'_>) -> rusqlite::Result<(KeyRecord, TenantRecord)> {
+    Ok((key(row)?, tenants::tenant(row, 13)?))
+}
+
+fn insert(c: &Connection, k: &KeyRecord) -> Result<()> {
+    let values = params![
+        Id(k.id.0),
+        Id(k.tenant.0),
+        k.environment.code(),
+        k.prefix,
+        k.last_four,
+        k.secret_hash,
+        k.secret_mac,
+        k.scopes.code(),
+        k.name,
+        k.rate_limit_rpm,
+        k.expires_at.map(Timestamp::millis),
+        k.created_at.millis(),
+        k.revoked_at.map(Timestamp::millis),
+    ];
+    if c.prepare_cached(INSERT)?.execute(values)? == 0 {
+        return Err(Error::Conflict("prefix"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Keys for SqliteStore {
+    async fn create_key(&self, new: NewKey) -> Result<Outcome> {
+        self.write(move |c| idempotency::once(c, new.claim.as_ref(), || insert(c, &new.record))).await
+    }
+
+    async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, TenantRecord)>> {
+        let prefix = prefix.to_owned();
+        self.read(move |c| Ok(c.prepare_cached(FIND_BY_PREFIX)?.query_row([prefix], key_and_tenant).optional()?)).await
+    }
+
+    async fn find_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId) -> Result<Option<KeyRecord>> {
+        let environment = environment.map(Environment::code);
+        self.read(move |c| Ok(c.prepare_cached(FIND)?.query_row(params![Id(id.0), Id(tenant.0), environment], key).optional()?)).await
+    }
+
+    async fn list_keys(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        before: Option<(Timestamp, KeyId)>,
+        rows: usize,
+    ) -> Result<Vec<KeyRecord>> {
+        let (at, after) = position(before.map(|(at, id)| (at, id.0)));
+        let environment = environment.map(Environment::code);
+        self.read(move |c| {
+            let mut select = c.prepare_cached(LIST)?;
+            Ok(select.query_map(params![Id(tenant.0), environment, at, after, limit(rows)], key)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    async fn revoke_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId, now: Timestamp) -> Result<bool> {
+        let environment = environment.map(Environment::code);
+        self.write(move |c| Ok(c.prepare_cached(REVOKE)?.execute(params![Id(id.0), Id(tenant.0), environment, now.millis()])? == 1)).await
+    }
+}

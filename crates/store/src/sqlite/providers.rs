@@ -1,0 +1,74 @@
+//! Provider configs in SQLite.
+
+use async_trait::async_trait;
+use raven_core::{Channel, ConfigId, TenantId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    SqliteStore, idempotency,
+    rows::{Id, code, id, limit, position, time},
+};
+use crate::{ConfigRecord, Configs, NewConfig, Outcome, Result};
+
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
+
+const INSERT: &str = "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+const FIND: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at FROM provider_configs
+  WHERE id = ?1 AND tenant_id = ?2";
+const LIST: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at FROM provider_configs
+  WHERE tenant_id = ?1 AND (created_at, id) < (?2, ?3) ORDER BY created_at DESC, id DESC LIMIT ?4";
+const DELETE: &str = "DELETE FROM provider_configs WHERE id = ?1 AND tenant_id = ?2";
+
+fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
+    Ok(ConfigRecord {
+        id: ConfigId(id(row, 0)?),
+        tenant: TenantId(id(row, 1)?),
+        provider: row.get(2)?,
+        channel: code(row, 3, Channel::from_code)?,
+        label: row.get(4)?,
+        status: row.get(5)?,
+        public: row.get(6)?,
+        secret: row.get(7)?,
+        created_at: time(row, 8)?,
+    })
+}
+
+fn insert(c: &Connection, new: &ConfigRecord) -> Result<()> {
+    c.prepare_cached(INSERT)?.execute(params![
+        Id(new.id.0),
+        Id(new.tenant.0),
+        new.provider,
+        new.channel.code(),
+        new.label,
+        new.status,
+        new.public,
+        new.secret,
+        new.created_at.millis(),
+    ])?;
+    Ok(())
+}
+
+#[async_trait]
+impl Configs for SqliteStore {
+    async fn create_config(&self, new: NewConfig) -> Result<Outcome> {
+        self.write(move |c| idempotency::once(c, new.claim.as_ref(), || insert(c, &new.record))).await
+    }
+
+    async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>> {
+        self.read(move |c| Ok(c.prepare_cached(FIND)?.query_row([Id(id.0), Id(tenant.0)], config).optional()?)).await
+    }
+
+    async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, rows: usize) -> Result<Vec<ConfigRecord>> {
+        let (at, after) = position(before.map(|(at, id)| (at, id.0)));
+        self.read(move |c| {
+            let mut select = c.prepare_cached(LIST)?;
+            Ok(select.query_map(params![Id(tenant.0), at, after, limit(rows)], config)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
+        self.write(move |c| Ok(c.prepare_cached(DELETE)?.execute([Id(id.0), Id(tenant.0)])? == 1)).await
+    }
+}

@@ -1,0 +1,174 @@
+//! The queue in SQLite: starts, outcomes, leases given back or taken away. Claims are in [`super::claim`].
+
+use async_trait::async_trait;
+use raven_core::{Channel, EventKind, Seq, Status, TenantId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    SqliteStore, claim,
+    rows::{Id, code, id, limit, time_or_null},
+};
+use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start};
+
+pub(super) const STATEMENTS: &[&str] =
+    &[START, START_MESSAGE, INSERT_EVENT, RAISE, JOB_STATE, FINISH, RESCHEDULE, RELEASE, HELD, HELD_JOB, RETRIES_UNKNOWN, DEPTH];
+
+const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = ?5
+  WHERE seq = ?2 AND epoch = ?1 AND attempt = ?3 - 1 AND started_at IS NULL";
+// A retry finds the message risen already, and spares the write.
+const START_MESSAGE: &str = "UPDATE messages SET status = ?2 WHERE seq = ?1 AND status < ?2";
+const INSERT_EVENT: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt, started_at, detail, payload)
+  VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = coalesce(?4, provider), config_id = coalesce(?5, config_id),
+    provider_message_id = coalesce(?6, provider_message_id), segments = coalesce(?7, segments), cost_currency = coalesce(?8, cost_currency),
+    cost_micros = coalesce(?9, cost_micros), failure_reason = coalesce(?10, failure_reason)
+  WHERE seq = ?1 AND tenant_id = ?2";
+const JOB_STATE: &str = "SELECT attempt, epoch FROM jobs WHERE seq = ?1 AND tenant_id = ?2";
+const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
+const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL WHERE seq = ?1";
+const RELEASE: &str = "UPDATE jobs SET epoch = NULL WHERE seq = ?2 AND epoch = ?1 AND started_at IS NULL";
+const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";
+const HELD_JOB: &str = "SELECT tenant_id, attempt, started_at FROM jobs WHERE seq = ?2 AND epoch = ?1";
+const RETRIES_UNKNOWN: &str = "SELECT retry_unknown FROM tenants WHERE id = ?1";
+const DEPTH: &str = "SELECT channel, count(*), min(CASE WHEN due_at <= ?1 THEN due_at END) FROM jobs GROUP BY channel ORDER BY channel";
+
+fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+    let (mut job, mut message) = (c.prepare_cached(START)?, c.prepare_cached(START_MESSAGE)?);
+    let mut answers = Vec::with_capacity(starts.len());
+    for s in starts {
+        let held = job.execute(params![lease.0, s.seq.0, s.attempt, now.millis(), s.config.map(|c| Id(c.0))])? == 1;
+        if held {
+            message.execute(params![s.seq.0, Status::Sending.code()])?;
+        }
+        answers.push(held);
+    }
+    Ok(answers)
+}
+
+fn settle(c: &Connection, lease: Lease, s: &Settlement) -> Result<()> {
+    let (seq, tenant) = (s.seq.0, Id(s.tenant.0));
+    let job = c.prepare_cached(JOB_STATE)?.query_row(params![seq, tenant], |r| Ok((r.get::<_, i16>(0)?, r.get::<_, Option<i64>>(1)?))).optional()?;
+    let started_at = s.started_at.map(Timestamp::millis);
+    c.prepare_cached(INSERT_EVENT)?
+        .execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
+    if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
+        let config = s.config.map(|c| Id(c.0));
+        let status = s.status.code();
+        c.prepare_cached(RAISE)?.execute(params![
+            seq,
+            tenant,
+            status,
+            s.provider,
+            config,
+            s.provider_message_id,
+            s.segments,
+            s.cost_currency,
+            s.cost_micros,
+            s.failure_reason,
+        ])?;
+    }
+    let ours = job.is_some_and(|(attempt, epoch)| attempt == s.attempt && epoch.is_none_or(|epoch| epoch == lease.0));
+    match s.next {
+        _ if !ours => {}
+        Next::Done => {
+            c.prepare_cached(FINISH)?.execute([seq])?;
+        }
+        Next::At(action, at) => {
+            c.prepare_cached(RESCHEDULE)?.execute(params![seq, action.code(), at.millis()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes one job away from an epoch that is over.
+fn reap(c: &Connection, lease: Lease, seq: i64, now: Timestamp, give_up_at: Timestamp, reaped: &mut Reaped) -> Result<()> {
+    let held = c
+        .prepare_cached(HELD_JOB)?
+        .query_row([lease.0, seq], |r| Ok((TenantId(id(r, 0)?), r.get::<_, i16>(1)?, time_or_null(r, 2)?)))
+        .optional()?;
+    let Some((tenant, attempt, started_at)) = held else { return Ok(()) };
+    let Some(started_at) = started_at else {
+        c.prepare_cached(RELEASE)?.execute([lease.0, seq])?;
+        reaped.released += 1;
+        return Ok(());
+    };
+    let tenant = Id(tenant.0);
+    let nothing: Option<&str> = None;
+    let event = params![seq, tenant, EventKind::OutcomeUnknown.code(), now.millis(), attempt, started_at.millis(), nothing, nothing];
+    c.prepare_cached(INSERT_EVENT)?.execute(event)?;
+    let retry = c.prepare_cached(RETRIES_UNKNOWN)?.query_row([tenant], |r| r.get(0)).optional()?.unwrap_or(false);
+    let (action, at) = if retry { (Action::Send, now) } else { (Action::GiveUp, give_up_at) };
+    c.prepare_cached(RESCHEDULE)?.execute(params![seq, action.code(), at.millis()])?;
+    reaped.unknown += 1;
+    Ok(())
+}
+
+#[async_trait]
+impl Queue for SqliteStore {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+        let starts = starts.to_vec();
+        self.write(move |c| start(c, lease, &starts, now)).await
+    }
+
+    async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()> {
+        let settlements = settlements.to_vec();
+        self.write(move |c| settlements.iter().try_for_each(|s| settle(c, lease, s))).await
+    }
+
+    async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed> {
+        let skip = skip.iter().copied().collect();
+        // Most claims find nothing, so a reader looks first and the writer is not bothered.
+        let found = self.read(move |c| claim::look(c, &skip, now)).await?;
+        if found.due.is_empty() || limit == 0 || per_lane == 0 {
+            return Ok(Claimed { jobs: Vec::new(), next_due: found.next_due });
+        }
+        let last = std::sync::Arc::clone(&self.last_lane);
+        self.write(move |c| {
+            let mut last = last.lock();
+            let jobs = claim::take(c, lease, found.due_after(*last), limit, per_lane, now)?;
+            if let Some(job) = jobs.last() {
+                *last = Some(job.lane);
+            }
+            Ok(Claimed { jobs, next_due: found.next_due })
+        })
+        .await
+    }
+
+    async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()> {
+        let seqs = seqs.to_vec();
+        self.write(move |c| {
+            let mut release = c.prepare_cached(RELEASE)?;
+            seqs.iter().try_for_each(|seq| release.execute([lease.0, seq.0]).map(drop))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, rows: usize) -> Result<Reaped> {
+        // No index tells what an epoch holds (it would cost each acceptance), so a reader looks for it.
+        let held: Vec<i64> = self
+            .read(move |c| {
+                let mut select = c.prepare_cached(HELD)?;
+                Ok(select.query_map([lease.0, limit(rows)], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
+            })
+            .await?;
+        if held.is_empty() {
+            return Ok(Reaped::default());
+        }
+        self.write(move |c| {
+            let mut reaped = Reaped::default();
+            held.iter().try_for_each(|seq| reap(c, lease, *seq, now, give_up_at, &mut reaped))?;
+            Ok(reaped)
+        })
+        .await
+    }
+
+    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
+        self.read(move |c| {
+            let mut select = c.prepare_cached(DEPTH)?;
+            let rows = select.query_map([now.millis()], |r| Ok((code(r, 0, Channel::from_code)?, r.get(1)?, time_or_null(r, 2)?)))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+}

@@ -1,0 +1,93 @@
+//! Providers played on 127.0.0.1: they speak the documented wire format, keep what they received, and misbehave on request.
+//!
+//! What lives here: the HTTP providers ([`AfricasTalking`], [`Twilio`]) on a common server, and a real SMTP server
+//! ([`smtp::Smtp`]). What must not: anything that the product would run.
+
+mod africas_talking;
+mod server;
+pub mod smtp;
+mod twilio;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub use self::server::{Simulator, Wire};
+
+/// Plays Africa's Talking. Credentials are its API key.
+pub type AfricasTalking = Simulator<africas_talking::Play>;
+
+/// Plays Twilio. Credentials are `user:password` of HTTP Basic.
+pub type Twilio = Simulator<twilio::Play>;
+
+/// A message as it arrived. One that was answered with an error, or not at all, is here too.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// When its request had been read to the end.
+    pub at: Instant,
+    /// Whom it is for.
+    pub recipient: String,
+    /// What it says.
+    pub text: String,
+    /// Whom it says it is from.
+    pub sender: Option<String>,
+    /// The credentials that came with it.
+    pub auth: String,
+    /// The provider's id for it, if it was accepted. The answer may still have been lost on the way.
+    pub accepted: Option<String>,
+}
+
+impl Received {
+    fn new(recipient: &str, text: &str, sender: Option<String>, auth: String) -> Self {
+        Self { at: Instant::now(), recipient: recipient.to_owned(), text: text.to_owned(), sender, auth, accepted: None }
+    }
+}
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// The documented answer.
+    Normal,
+    /// The documented answer, this much later.
+    After(Duration),
+    /// Accepted, and never answered.
+    Hang,
+    /// The connection is reset as soon as it, or the next request on it, comes in. Nothing is received.
+    ResetBeforeRequest,
+    /// Accepted, then the connection is reset instead of an answer.
+    ResetAfterRequest,
+    /// Accepted, and answered with the usual status and a body of noise.
+    Garbage,
+    /// Answered by something else than the provider: 200 and a page.
+    Html,
+    /// Too many requests.
+    RateLimited {
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u32>,
+    },
+    /// HTTP 500.
+    ServerError,
+    /// Accepted, and the answer's body comes a byte at a time with this pause before each.
+    Trickle(Duration),
+    /// The documented answer to wrong credentials.
+    WrongCredentials,
+    /// Refused with the provider's own code: a recipient's `statusCode` at Africa's Talking, an error code at Twilio.
+    Refuse(u32),
+    /// Exactly this.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// `Content-Type`.
+        content_type: &'static str,
+        /// The body.
+        body: Bytes,
+    },
+}
+
+impl Behaviour {
+    /// Does the provider take the message, whatever becomes of the answer?
+    const fn accepts(&self) -> bool {
+        matches!(self, Self::Normal | Self::After(_) | Self::Hang | Self::ResetAfterRequest | Self::Garbage | Self::Trickle(_))
+    }
+}
