@@ -30,6 +30,11 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// What was noted so far, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &FieldProblem> {
+        self.0.iter()
+    }
+
     /// All that was noted, in order.
     #[must_use]
     pub fn into_vec(self) -> Vec<FieldProblem> {

@@ -215,16 +215,39 @@ impl Engine {
 
     /// Starts all loops.
     pub fn run(self: &Arc<Self>) {
+        self.run_acceptance();
         let mut parts = self.parts.lock();
         let Some(running) = parts.as_mut() else { return };
-        running.accepting.extend(running.coalescers.drain(..).map(|c| tokio::spawn(c.run())));
-        running.settling = running.settler.take().map(|s| tokio::spawn(s.run()));
         if let Some(worker) = &self.worker {
             running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_starts())));
             running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_claims())));
         }
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
+    }
+
+    /// Starts acceptance and settling alone. What else there is to do is done by [`step`](Self::step): for tests.
+    pub fn run_acceptance(&self) {
+        let mut parts = self.parts.lock();
+        let Some(running) = parts.as_mut() else { return };
+        running.accepting.extend(running.coalescers.drain(..).map(|c| tokio::spawn(c.run())));
+        running.settling = running.settler.take().map(|s| tokio::spawn(s.run()));
+    }
+
+    /// Claims what is due and begins what can begin. Returns how many jobs moved.
+    ///
+    /// # Errors
+    /// When the store can't.
+    pub async fn step(&self) -> raven_store::Result<usize> {
+        let Some(worker) = &self.worker else { return Ok(0) };
+        let (_, claimed) = worker.step_claims().await?;
+        Ok(usize::from(claimed) + worker.step_starts().await)
+    }
+
+    /// Calls under way and not yet settled, and jobs held in memory.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        self.worker.as_ref().map_or((0, 0), |w| (w.dispatcher.calls(), w.dispatcher.held()))
     }
 
     /// Is this process on its way out?

@@ -129,6 +129,14 @@ impl<'a> Fields<'a> {
         self.problems.add(format!("{}{name}", self.path), message);
     }
 
+    /// Notes that a field is required, unless what is wrong with it was noted already.
+    pub fn require(&mut self, name: &str, message: &str) {
+        let noted = |p: &Problems| p.iter().any(|p| p.field == format!("{}{name}", self.path));
+        if !noted(&self.problems) && !noted(&self.unknown) {
+            self.note(name, message);
+        }
+    }
+
     /// Keeps a value, or notes why there is none.
     pub fn check<T>(&mut self, name: &str, value: std::result::Result<T, impl std::fmt::Display>) -> Option<T> {
         value.map_err(|e| self.note(name, e.to_string())).ok()

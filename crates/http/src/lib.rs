@@ -27,6 +27,7 @@ pub mod routes;
 pub mod serve;
 
 pub use openapi::document as openapi;
+pub use routes::service;
 pub use serve::{serve, serve_metrics};
 
 /// What the operator decides about the API.

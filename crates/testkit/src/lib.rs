@@ -1,3 +1,6 @@
 //! Test support: fresh databases, and what else a test needs of the world.
 
+pub mod app;
+pub mod clock;
 pub mod database;
+pub mod simulators;

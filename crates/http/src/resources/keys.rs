@@ -123,7 +123,7 @@ struct Wanted {
 impl KeyRequest<'_> {
     fn parse(&self, fields: &mut Fields<'_>, now: Timestamp) -> Option<Wanted> {
         match self.name.as_deref() {
-            None => fields.note("name", "is required"),
+            None => fields.require("name", "is required"),
             Some(name) => {
                 fields.check("name", crate::fields::line(name, 1, 80));
             }

@@ -156,14 +156,14 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
     let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
     let (fingerprint, now) = (fields.fingerprint(), app.engine.clock.now());
     match request.label.as_deref() {
-        None => fields.note("label", "is required"),
+        None => fields.require("label", "is required"),
         Some(label) => {
             fields.check("label", crate::fields::line(label, 2, 80));
         }
     }
     let provider = match request.provider.as_deref() {
         None => {
-            fields.note("provider", "is required");
+            fields.require("provider", "is required");
             None
         }
         Some(id) => {

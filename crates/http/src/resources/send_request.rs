@@ -105,7 +105,7 @@ impl<'a> SendRequest<'a> {
     pub fn parse(self, fields: &mut Fields<'_>) -> Option<Parsed> {
         let channel = match self.channel.as_deref() {
             None => {
-                fields.note("channel", "is required");
+                fields.require("channel", "is required");
                 None
             }
             Some(name) => {
@@ -118,7 +118,7 @@ impl<'a> SendRequest<'a> {
         };
         let recipient = match &self.to {
             None => {
-                fields.note("to", "is required");
+                fields.require("to", "is required");
                 None
             }
             Some(to) => recipient(channel, to, fields),
@@ -176,13 +176,13 @@ impl<'a> SendRequest<'a> {
             }
         }
         if !email && self.body.is_none() {
-            fields.note("body", "is required");
+            fields.require("body", "is required");
         }
         if email && self.subject.is_none() {
-            fields.note("subject", "is required");
+            fields.require("subject", "is required");
         }
         if email && self.body_html.is_none() && self.body_text.is_none() {
-            fields.note("bodyText", "is required, or bodyHtml, or both");
+            fields.require("bodyText", "is required, or bodyHtml, or both");
         }
         match self.from.as_deref() {
             Some(from) if email => {
@@ -228,7 +228,7 @@ fn subscription(members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -
     let mut outer = Fields::nested(members.to_vec(), &["endpoint", "keys", "expirationTime"], "to.");
     let endpoint: Option<Cow<'_, str>> = outer.take("endpoint");
     match endpoint.as_deref() {
-        None => outer.note("endpoint", "is required"),
+        None => outer.require("endpoint", "is required"),
         Some(url) if url.len() > 2048 || !url.starts_with("https://") || !url.chars().all(|c| c.is_ascii_graphic()) => outer.note("endpoint", "must be an https URL of at most 2048 characters"),
         Some(_) => {}
     }
@@ -247,7 +247,7 @@ fn subscription(members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -
         if value.as_deref().is_some_and(base64url) {
             *slot = value;
         } else {
-            inner.note(name, "is required, in base64url");
+            inner.require(name, "is required, in base64url");
         }
     }
     outer.absorb(inner);

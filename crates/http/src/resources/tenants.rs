@@ -106,7 +106,7 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
 
     let name = request.name.map(|n| n.trim().to_owned());
     match &name {
-        None => fields.note("name", "is required"),
+        None => fields.require("name", "is required"),
         Some(name) => {
             fields.check("name", crate::fields::line(name, 2, 80));
         }

@@ -31,7 +31,7 @@ macro_rules! page {
             "WITH strand AS MATERIALIZED (",
             $strands,
             "), stop AS (
-  SELECT max(seq) AS seq FROM strand WHERE n = $4 + 1
+  SELECT max(seq) AS seq FROM strand WHERE n = $4::bigint + 1
 ), looked AS (
   SELECT * FROM strand WHERE seq > COALESCE((SELECT seq FROM stop), -1)
 )
@@ -40,7 +40,7 @@ LEFT JOIN (
   SELECT * FROM looked
   WHERE ($6::smallint IS NULL OR environment = $6) AND ($7::smallint IS NULL OR status = $7) AND ($8::smallint IS NULL OR channel = $8)
     AND ($9::smallint IS NULL OR source = $9) AND ($10::text IS NULL OR recipient = $10) AND ($11::text IS NULL OR provider = $11)
-  ORDER BY seq DESC LIMIT $5 + 1
+  ORDER BY seq DESC LIMIT $5::bigint + 1
 ) r ON true ORDER BY r.seq DESC"
         )
     };
@@ -51,14 +51,14 @@ const BY_TENANT: &str = page!(
   SELECT m.* FROM unnest($12::smallint[]) AS e (environment) CROSS JOIN LATERAL (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
       cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
-    FROM messages WHERE tenant_id = $1 AND environment = e.environment AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4 + 1
+    FROM messages WHERE tenant_id = $1 AND environment = e.environment AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1
   ) m"
 );
 const BY_EXTERNAL_ID: &str = page!(
     "
   SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
     cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
-  FROM messages WHERE tenant_id = $1 AND external_id = $12 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4 + 1"
+  FROM messages WHERE tenant_id = $1 AND external_id = $12 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1"
 );
 // The terms of the partial index are spelled out, or it could not be used.
 const BY_STATUS: &str = page!(
@@ -66,7 +66,7 @@ const BY_STATUS: &str = page!(
   SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
     cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
   FROM messages
-  WHERE tenant_id = $1 AND status = $12 AND status >= 40 AND status <> 60 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4 + 1"
+  WHERE tenant_id = $1 AND status = $12 AND status >= 40 AND status <> 60 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1"
 );
 
 const FIND: &str = concat!(

@@ -122,7 +122,7 @@ impl Health for SqliteStore {
 
 const PING: &str = "SELECT count(*) FROM sqlite_schema";
 
-/// Every statement that this engine runs on a migrated database: for the tests that prepare and explain them.
+/// Every statement that this engine runs on a migrated database, so that a test can prepare and explain them all.
 #[must_use]
 pub fn statements() -> Vec<&'static str> {
     let all = [
@@ -140,10 +140,4 @@ pub fn statements() -> Vec<&'static str> {
         &[PING],
     ];
     all.concat()
-}
-
-/// Those of them that read a page of messages.
-#[must_use]
-pub fn page_statements() -> Vec<&'static str> {
-    pages::STATEMENTS.to_vec()
 }

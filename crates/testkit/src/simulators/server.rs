@@ -43,6 +43,7 @@ pub trait Wire: Default + Send + Sync + 'static {
     ///
     /// # Errors
     /// That answer.
+    #[expect(clippy::result_large_err, reason = "the answer is as good a result as the messages")]
     fn read(&self, request: &Request<Bytes>, accepted: &dyn Fn(&str) -> Option<Received>) -> Result<Vec<Received>, Response<Bytes>>;
 
     /// An id for the `n`-th accepted message, or why its content is refused, as a code.

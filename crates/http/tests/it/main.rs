@@ -1,0 +1,10 @@
+//! The API over both engines: the router in memory, the real store behind it.
+
+mod auth;
+mod contract;
+mod keys;
+mod messages;
+mod openapi;
+mod pages;
+mod providers;
+mod tenants;
