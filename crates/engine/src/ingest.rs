@@ -190,7 +190,7 @@ fn new_message(s: Submission, seq: Seq, now: Timestamp) -> NewMessage {
         large: false,
         external_id: s.external_id,
         segments: s.segments,
-        //ENC encoding: s.encoding,
+        encoding: s.encoding,
         idempotency: s.idempotency,
         due_at: now,
         expires_at: now.after(RetryPolicy::of(s.channel).max_age),

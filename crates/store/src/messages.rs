@@ -1,7 +1,7 @@
 //! Messages and their timelines.
 
 use async_trait::async_trait;
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp};
+use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp, sms::Encoding};
 
 use crate::{Lease, Operation, Result};
 
@@ -33,6 +33,8 @@ pub struct NewMessage {
     pub external_id: Option<String>,
     /// Parts of an SMS.
     pub segments: Option<i16>,
+    /// Encoding of an SMS.
+    pub encoding: Option<Encoding>,
     /// The caller's idempotency key, if one was given.
     pub idempotency: Option<MessageClaim>,
     /// When it is to be sent.
@@ -115,6 +117,8 @@ pub struct MessageRecord {
     pub provider_message_id: Option<String>,
     /// Parts of an SMS.
     pub segments: Option<i16>,
+    /// Encoding of an SMS.
+    pub encoding: Option<Encoding>,
     /// ISO 4217 code of the cost.
     pub cost_currency: Option<String>,
     /// Millionths of a unit.

@@ -176,7 +176,7 @@ fn view(app: &App, m: MessageRecord) -> MessageView {
         provider_config_id: m.config,
         provider_message_id: m.provider_message_id,
         segments: m.segments,
-        encoding: None, //ENC
+        encoding: m.encoding.map(raven_core::sms::Encoding::name),
         cost_currency: m.cost_currency,
         cost_amount: m.cost_micros.map(Money::amount),
         failure_reason: m.failure_reason,

@@ -129,3 +129,11 @@ proptest! {
         check_mail(&smtp_settings(), &outbound(Channel::Email, "ada@example.com", &content));
     }
 }
+
+#[test]
+fn the_sandbox_takes_everything_under_an_id_of_its_own() {
+    let content = Content::default();
+    let sent = raven_providers::sandbox::send(&outbound(Channel::Push, "anything", &content)).expect("it refuses nothing");
+    assert_eq!(sent.provider_message_id.as_deref(), Some("sandbox-8ad4f7c2-9e3b-4a1c-bc2f-1d8e3a9b7c4d"));
+    assert_eq!((sent.segments, sent.cost), (None, None));
+}

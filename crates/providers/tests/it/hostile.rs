@@ -94,8 +94,8 @@ proptest! {
     fn documented_answers_with_anything_in_them_never_panic(
         status in prop_oneof![Just(None), (100u16..1000).prop_map(Some)],
         file in any::<prop::sample::Index>(),
-        at in 0usize..30,
-        value in json_value("@SECRET@".into()),
+        at in 0usize..12,
+        value in prop_oneof![Just(Value::from("x@SECRET@x")), json_value("@SECRET@".into())],
     ) {
         for provider in CATALOG {
             let Bound::Http(call) = bound(provider) else { continue };

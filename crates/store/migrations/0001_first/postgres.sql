@@ -106,6 +106,7 @@ CREATE TABLE messages (
   source smallint NOT NULL,
   status smallint NOT NULL,
   segments smallint,
+  encoding smallint,
   large boolean NOT NULL,
   config_id uuid,
   cost_currency text COLLATE "C",

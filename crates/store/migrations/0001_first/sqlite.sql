@@ -105,6 +105,7 @@ CREATE TABLE messages (
   status INTEGER NOT NULL,
   large INTEGER NOT NULL,
   segments INTEGER,
+  encoding INTEGER,
   cost_micros INTEGER,
   cost_currency TEXT,
   provider TEXT,

@@ -29,6 +29,7 @@ pub async fn a_message_is_stored_with_its_job(store: Arc<dyn Store>) -> Result<(
         config: None,
         provider_message_id: None,
         segments: Some(1),
+        encoding: Some(raven_core::sms::Encoding::Gsm7),
         cost_currency: None,
         cost_micros: None,
         failure_reason: None,
@@ -52,11 +53,12 @@ pub async fn texts_come_back_as_they_went_in(store: Arc<dyn Store>) -> Result<()
         content: format!("{{\"body\":\"{odd}\"}}"),
         external_id: Some(odd.to_owned()),
         segments: None,
+        encoding: None,
         ..message(tenant, seq(1))
     };
     create(&store, new.clone()).await?;
     let found = store.find_message(tenant, None, seq(1)).await?.expect("just accepted");
-    assert_eq!((found.channel, found.environment, found.source, found.segments), (Channel::Push, Environment::Test, Source::Dashboard, None));
+    assert_eq!((found.channel, found.environment, found.source, found.segments, found.encoding), (Channel::Push, Environment::Test, Source::Dashboard, None, None));
     assert_eq!((found.recipient, found.external_id), (new.recipient, new.external_id));
     assert_eq!(store.find_content(tenant, seq(1)).await?, Some(new.content));
     Ok(())

@@ -148,6 +148,7 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         large: false,
         external_id: None,
         segments: Some(1),
+        encoding: Some(raven_core::sms::Encoding::Gsm7),
         idempotency: None,
         due_at: seq.at(),
         expires_at: Timestamp::from_millis(seq.at().millis() + 14_400_000),

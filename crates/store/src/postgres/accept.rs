@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use raven_core::{Channel, Environment, Seq, Status, TenantId, Timestamp};
+use raven_core::{Channel, Environment, Seq, Status, TenantId, Timestamp, sms::Encoding};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -21,10 +21,10 @@ WITH candidate AS MATERIALIZED (
   SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2 ELSE 0 END AS refusal
   FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
       $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-      $20::boolean[], $21::uuid[])
+      $20::boolean[], $21::uuid[], $22::smallint[])
     WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
       external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-      started, config_id, n)
+      started, config_id, encoding, n)
   LEFT JOIN tenants t ON t.id = c.tenant_id AND t.status = 1
   LEFT JOIN api_keys k ON k.id = c.key_id AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
   ORDER BY c.n
@@ -35,8 +35,9 @@ WITH candidate AS MATERIALIZED (
 ), accepted AS MATERIALIZED (
   SELECT * FROM candidate WHERE refusal = 0 AND (operation IS NULL OR seq IN (SELECT message_seq FROM claimed))
 ), message AS (
-  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, external_id, recipient, content)
-  SELECT seq, tenant_id, environment, channel, source, CASE WHEN started THEN 20 ELSE 10 END, large, segments, external_id, recipient, content
+  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content)
+  SELECT seq, tenant_id, environment, channel, source, CASE WHEN started THEN 20 ELSE 10 END, large, segments, encoding, external_id,
+    recipient, content
   FROM accepted
 ), job AS (
   INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id)
@@ -92,6 +93,7 @@ struct Columns<'b> {
     epoch: Vec<Option<i64>>,
     started: Vec<bool>,
     config: Vec<Option<Uuid>>,
+    encoding: Vec<Option<i16>>,
 }
 
 impl<'b> Columns<'b> {
@@ -117,6 +119,7 @@ impl<'b> Columns<'b> {
         self.epoch.push(m.lease.map(|l| l.0));
         self.started.push(m.started.is_some());
         self.config.push(m.started.flatten().map(|c| c.0));
+        self.encoding.push(m.encoding.map(Encoding::code));
     }
 
     /// Accepts, and tells by seq which rows were not.
@@ -146,6 +149,7 @@ impl<'b> Columns<'b> {
                     &self.epoch,
                     &self.started,
                     &self.config,
+                    &self.encoding,
                 ],
             )
             .await?;

@@ -18,7 +18,7 @@ use crate::{
 macro_rules! message_columns {
     () => {
         "seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments, \
-         cost_currency, cost_micros, failure_reason"
+         cost_currency, cost_micros, failure_reason, encoding"
     };
 }
 
@@ -50,21 +50,21 @@ const BY_TENANT: &str = page!(
     "
   SELECT m.* FROM unnest($12::smallint[]) AS e (environment) CROSS JOIN LATERAL (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
+      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY seq DESC) AS n
     FROM messages WHERE tenant_id = $1 AND environment = e.environment AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1
   ) m"
 );
 const BY_EXTERNAL_ID: &str = page!(
     "
   SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-    cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
+    cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY seq DESC) AS n
   FROM messages WHERE tenant_id = $1 AND external_id = $12 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1"
 );
 // The terms of the partial index are spelled out, or it could not be used.
 const BY_STATUS: &str = page!(
     "
   SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-    cost_currency, cost_micros, failure_reason, row_number() OVER (ORDER BY seq DESC) AS n
+    cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY seq DESC) AS n
   FROM messages
   WHERE tenant_id = $1 AND status = $12 AND status >= 40 AND status <> 60 AND seq >= $2 AND seq < $3 ORDER BY seq DESC LIMIT $4::bigint + 1"
 );

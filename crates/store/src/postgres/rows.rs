@@ -3,6 +3,7 @@
 use raven_core::{
     Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp,
     permission::{Role, Scopes},
+    sms::Encoding,
     tenant::TenantStatus,
 };
 use tokio_postgres::{Row, types::FromSql};
@@ -108,6 +109,7 @@ pub(super) fn message(row: &Row) -> Result<MessageRecord> {
         cost_currency: get(row, "cost_currency")?,
         cost_micros: get(row, "cost_micros")?,
         failure_reason: get(row, "failure_reason")?,
+        encoding: get::<Option<i16>>(row, "encoding")?.and_then(Encoding::from_code),
     })
 }
 

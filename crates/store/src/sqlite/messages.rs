@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, KeyId, Seq, Status, TenantId, Timestamp, tenant::TenantStatus};
+use raven_core::{Channel, Environment, KeyId, Seq, Status, TenantId, Timestamp, sms::Encoding, tenant::TenantStatus};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
@@ -42,8 +42,8 @@ const CLAIMED_KEY: &str = "SELECT i.fingerprint, i.message_seq, i.accepted_statu
   FROM idempotency i LEFT JOIN messages m ON m.seq = i.message_seq
   WHERE i.owner_id = ?1 AND i.environment = ?2 AND i.operation = ?3 AND i.key = ?4";
 const INSERT_MESSAGE: &str = "INSERT INTO messages
-  (seq, tenant_id, environment, channel, source, status, large, segments, external_id, recipient, content)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+  (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 const INSERT_JOB: &str = "INSERT INTO jobs
   (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -149,6 +149,7 @@ impl<'c> Inserts<'c> {
             status.code(),
             m.large,
             m.segments,
+            m.encoding.map(Encoding::code),
             m.external_id,
             m.recipient,
             m.content,

@@ -118,7 +118,10 @@ impl Smtp {
         BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("its output can be read");
         let Ok(port) = line.trim().parse() else {
             let _ = child.wait();
-            panic!("the SMTP server did not start (./scripts/test installs python3-aiosmtpd):\n{}", fs::read_to_string(&log).unwrap_or_default());
+            panic!(
+                "the SMTP server did not start (./scripts/test installs python3-aiosmtpd):\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            );
         };
         Self { child, port, folder }
     }

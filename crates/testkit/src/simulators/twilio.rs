@@ -40,7 +40,11 @@ impl Wire for Play {
             }
             (&Method::GET, ["2010-04-01", "Accounts", file]) if file.ends_with(".json") => {
                 let sid = file.trim_end_matches(".json");
-                return Err(answer(200, JSON, json!({"sid": sid, "status": "active", "friendly_name": "Simulated", "type": "Full"}).to_string()));
+                return Err(answer(
+                    200,
+                    JSON,
+                    json!({"sid": sid, "status": "active", "friendly_name": "Simulated", "type": "Full"}).to_string(),
+                ));
             }
             _ => return Err(error(20404)),
         }
@@ -54,7 +58,8 @@ impl Wire for Play {
 
     fn accept(&self, message: &Received, n: u64) -> Result<String, u32> {
         let magic = |table: &[(&str, u32)], number: &str| table.iter().find(|(magic, _)| *magic == number).map(|(_, code)| *code);
-        if let Some(code) = magic(MAGIC_FROM, message.sender.as_deref().unwrap_or_default()).or_else(|| magic(MAGIC_TO, &message.recipient)) {
+        if let Some(code) = magic(MAGIC_FROM, message.sender.as_deref().unwrap_or_default()).or_else(|| magic(MAGIC_TO, &message.recipient))
+        {
             return Err(code);
         }
         if address::phone(&message.recipient).is_err() {
@@ -126,6 +131,7 @@ fn error(code: u32) -> Response<Bytes> {
         21617 => (400, "The concatenated message body exceeds the 1600 character limit"),
         _ => (400, "Refused"),
     };
-    let body = json!({"code": code, "message": message, "more_info": format!("https://www.twilio.com/docs/errors/{code}"), "status": status});
+    let body =
+        json!({"code": code, "message": message, "more_info": format!("https://www.twilio.com/docs/errors/{code}"), "status": status});
     answer(status, JSON, body.to_string())
 }

@@ -37,12 +37,18 @@ async fn africas_talkings_own_sdk_is_satisfied() {
     );
     let received = sim.received();
     assert_eq!(received[0].accepted.as_deref(), recipient["messageId"].as_str());
-    assert_eq!((received[0].text.as_str(), received[0].sender.as_deref(), received[0].auth.as_str()), ("Habari ✓ & karibu", Some("ACME"), "atsk_good"));
+    assert_eq!(
+        (received[0].text.as_str(), received[0].sender.as_deref(), received[0].auth.as_str()),
+        ("Habari ✓ & karibu", Some("ACME"), "atsk_good")
+    );
     assert_eq!(seen["two"]["SMSMessageData"]["Recipients"].as_array().map(Vec::len), Some(2));
     assert_eq!((received[1].recipient.as_str(), received[2].recipient.as_str()), ("+254711000001", "+254711000002"));
     assert_eq!(seen["bad_sender"], json!({"SMSMessageData": {"Message": "InvalidSenderId", "Recipients": []}}));
     let refused = &seen["refused"]["SMSMessageData"]["Recipients"][0];
-    assert_eq!((&refused["statusCode"], &refused["status"], &refused["messageId"], &refused["cost"]), (&json!(406), &json!("UserInBlacklist"), &json!("None"), &json!("0")));
+    assert_eq!(
+        (&refused["statusCode"], &refused["status"], &refused["messageId"], &refused["cost"]),
+        (&json!(406), &json!("UserInBlacklist"), &json!("None"), &json!("0"))
+    );
     assert_eq!(seen["account"]["UserData"]["balance"], "KES 1785.50");
     assert_eq!(seen["throttled"], "Too many requests");
     assert!(seen["broken"].as_str().is_some_and(|text| text.contains("Internal Server Error")));
@@ -62,8 +68,14 @@ async fn twilios_own_sdk_is_satisfied() {
     let sent = &seen["sent"];
     let sid = sent["sid"].as_str().expect("a sid");
     assert!(sid.len() == 34 && sid.starts_with("SM"));
-    assert_eq!((&sent["status"], &sent["num_segments"], &sent["price"], &sent["price_unit"]), (&json!("queued"), &json!("1"), &Value::Null, &json!("USD")));
-    assert_eq!((&sent["body"], &sent["from_"], &sent["to"]), (&json!("Habari ✓ & karibu"), &json!("+15005550006"), &json!("+254711000000")));
+    assert_eq!(
+        (&sent["status"], &sent["num_segments"], &sent["price"], &sent["price_unit"]),
+        (&json!("queued"), &json!("1"), &Value::Null, &json!("USD"))
+    );
+    assert_eq!(
+        (&sent["body"], &sent["from_"], &sent["to"]),
+        (&json!("Habari ✓ & karibu"), &json!("+15005550006"), &json!("+254711000000"))
+    );
     assert_eq!((&seen["fetched"]["sid"], &seen["fetched"]["status"]), (&sent["sid"], &json!("sent")));
     let service = &seen["service"];
     assert_eq!((&service["status"], &service["num_segments"], &service["from_"]), (&json!("accepted"), &json!("0"), &Value::Null));

@@ -66,7 +66,10 @@ async fn both_accept_what_the_adapters_send() {
     let received = &at.received()[0];
     assert_eq!(sent.provider_message_id, received.accepted);
     assert_eq!(sent.cost.map(|c| c.to_string()).as_deref(), Some("KES 0.8"));
-    assert_eq!((received.recipient.as_str(), received.text.as_str(), received.sender.as_deref()), ("+254722000000", "Habari ✓", Some("ACME")));
+    assert_eq!(
+        (received.recipient.as_str(), received.text.as_str(), received.sender.as_deref()),
+        ("+254722000000", "Habari ✓", Some("ACME"))
+    );
 
     let twilio = Twilio::start().await;
     let sent = Sender::twilio(&twilio).send("+254722000000").await.expect("an answer").expect("success");
@@ -130,7 +133,10 @@ async fn a_reset_is_a_reset_and_not_an_end() {
     sim.script(Behaviour::ResetAfterRequest);
     let mut stream = TcpStream::connect(("127.0.0.1", sim.port())).await.expect("it listens");
     let body = "To=%2B254722000000&From=ACME&Body=Hi";
-    let head = format!("POST /2010-04-01/Accounts/AC1/Messages.json HTTP/1.1\r\nHost: x\r\nAuthorization: Basic YTpi\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /2010-04-01/Accounts/AC1/Messages.json HTTP/1.1\r\nHost: x\r\nAuthorization: Basic YTpi\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(format!("{head}{body}").as_bytes()).await.expect("it reads");
     let end = stream.read(&mut [0; 64]).await.expect_err("no end of the stream");
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);

@@ -76,7 +76,10 @@ async fn a_mail_arrives_whole_by_every_kind_of_connection() {
         let received = server.received();
         let [mail] = received.as_slice() else { panic!("{received:?}") };
         assert_eq!(mail.defects, Vec::<String>::new());
-        assert_eq!((mail.mail_from.as_str(), mail.rcpt_tos.as_slice()), ("hello@acme.example", &["ada@xn--bcher-kva.example".to_owned()][..]));
+        assert_eq!(
+            (mail.mail_from.as_str(), mail.rcpt_tos.as_slice()),
+            ("hello@acme.example", &["ada@xn--bcher-kva.example".to_owned()][..])
+        );
         assert_eq!((mail.username.as_deref(), mail.tls), (Some("acme@example.com"), security != Security::None));
         assert_eq!(mail.header("From"), Some("Acme <hello@acme.example>"));
         assert_eq!(mail.header("Subject"), Some("Grüße aus Nairobi ✓"));
@@ -94,7 +97,8 @@ async fn text_in_any_encoding_survives() {
     let long = "long line ".repeat(300);
     let texts = ["plain", "dots\n.\n.\r\nend", "ünï ✓ 🎉", "الرسالة", "tab\tand = sign", long.trim_end(), "bare\rreturn"];
     for text in texts {
-        let content = Content { from: Some("\"Zoë, of Acme\" <zoe@acme.example>".into()), body_text: Some(text.into()), body_html: None, ..hello() };
+        let content =
+            Content { from: Some("\"Zoë, of Acme\" <zoe@acme.example>".into()), body_text: Some(text.into()), body_html: None, ..hello() };
         send(&server, Security::None, "correct-horse", "ada@example.com", &content).await.expect("it is taken");
     }
     let received = server.received();
@@ -108,7 +112,11 @@ async fn text_in_any_encoding_survives() {
 
 #[tokio::test]
 async fn refusals_have_their_class() {
-    let replies = [("full@example.com", "552 5.2.2 Over quota"), ("nobody@example.com", "550 5.1.1 No such user"), ("grey@example.com", "450 4.7.1 Greylisted")];
+    let replies = [
+        ("full@example.com", "552 5.2.2 Over quota"),
+        ("nobody@example.com", "550 5.1.1 No such user"),
+        ("grey@example.com", "450 4.7.1 Greylisted"),
+    ];
     let replies = replies.into_iter().map(|(to, reply)| (to.to_owned(), reply.to_owned())).collect();
     let server = Smtp::start(&Options { credentials: credentials(), replies, ..Options::default() });
     let error = |password: &'static str, recipient: &'static str| {
