@@ -13,8 +13,6 @@ use crate::{mailer::Mailbag, vault::Vault};
 
 /// How long what was read is trusted.
 const FRESH: Duration = Duration::from_secs(1);
-/// The name of the built-in sandbox where a provider's id stands.
-pub const SANDBOX: &str = "sandbox";
 /// Tenants remembered at most.
 const CAPACITY: u64 = 10_000;
 /// Configs of one tenant that are looked at.
@@ -57,7 +55,7 @@ impl Route {
     #[must_use]
     pub fn provider(&self) -> &'static str {
         match self {
-            Self::Sandbox => SANDBOX,
+            Self::Sandbox => raven_providers::sandbox::ID,
             Self::Provider(connection) => connection.provider.spec.id,
         }
     }

@@ -62,6 +62,8 @@ pub struct Options {
     pub works: bool,
     /// How much may be under way.
     pub limits: Limits,
+    /// How long a call of a provider may take; at most [`crate::transport::CALL_CAP`].
+    pub call_cap: Duration,
     /// May tenants reach private networks?
     pub allow_private: bool,
     /// Base URLs in place of documented ones.
@@ -167,8 +169,8 @@ impl Engine {
                 entropy: entropy.clone(),
                 directory: directory.clone(),
                 ids: ids.clone(),
-                transport: Transport::new(&options.extra_roots).map_err(StartError::Setting)?,
-                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots).map_err(StartError::Setting)?,
+                transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
+                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
                 base_urls: options.base_urls,
                 outcomes,
                 tasks: TaskTracker::new(),
@@ -363,8 +365,9 @@ impl Worker {
     async fn route(&self, job: &Job, now: Timestamp, lease: raven_store::Lease) -> Option<Route> {
         if now >= job.expires_at {
             let mut settlement = blank(job, now);
-            settlement.kind = EventKind::Expired;
-            settlement.status = Status::Expired;
+            // One that was tried has failed; one that never was is merely too old.
+            (settlement.kind, settlement.status) =
+                if job.attempt > 0 { (EventKind::Failed, Status::Failed) } else { (EventKind::Expired, Status::Expired) };
             settlement.failure_reason = Some("expired".to_owned());
             settlement.detail = Some("the message was still waiting when it reached its maximum age".to_owned());
             self.attempts.settle(lease, settlement, None);

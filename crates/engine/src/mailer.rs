@@ -47,22 +47,24 @@ pub struct Mailer {
     guard: Guard,
     clock: Arc<dyn Clock>,
     hello: ClientId,
+    cap: Duration,
     roots: Vec<Certificate>,
 }
 
 impl Mailer {
     /// A mailer that greets servers with `hello` (a host name) and trusts the public authorities and these.
+    /// An attempt may take `cap` (at most [`CALL_CAP`]).
     ///
     /// # Errors
     /// A sentence, when one of the extra certificates can't be used.
-    pub fn new(guard: Guard, clock: Arc<dyn Clock>, hello: &str, extra: &ExtraRoots) -> Result<Self, String> {
+    pub fn new(guard: Guard, clock: Arc<dyn Clock>, hello: &str, extra: &ExtraRoots, cap: Duration) -> Result<Self, String> {
         let roots: Result<Vec<_>, _> = extra.iter().map(|der| Certificate::from_der(der.to_vec())).collect();
         let hello = match hello.parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
             Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
             Err(_) => ClientId::Domain(hello.to_owned()),
         };
-        Ok(Self { guard, clock, hello, roots: roots.map_err(|e| e.to_string())? })
+        Ok(Self { guard, clock, hello, cap: cap.min(CALL_CAP), roots: roots.map_err(|e| e.to_string())? })
     }
 
     /// Makes one attempt.
@@ -72,7 +74,7 @@ impl Mailer {
     pub async fn send(&self, bag: &Mailbag, settings: &Settings, outbound: &Outbound<'_>) -> Result<Sent, SendError> {
         let message = smtp::message(settings, outbound)?;
         let written = AtomicBool::new(false);
-        match tokio::time::timeout(CALL_CAP, self.deliver(bag, settings, &message, &written)).await {
+        match tokio::time::timeout(self.cap, self.deliver(bag, settings, &message, &written)).await {
             Ok(result) => result,
             Err(_) if written.load(Ordering::Acquire) => Err(SendError::new(Class::Unknown, "no_answer", "the mail server did not confirm the message in time")),
             Err(_) => Err(unreachable("the mail server did not answer in time")),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::{Outbound, SendError, Sent};
 
+/// What stands where a provider's id does.
+pub const ID: &str = "sandbox";
 /// How long after it was sent a message is reported as delivered.
 pub const DELIVERED_AFTER: Duration = Duration::from_millis(200);
 

@@ -95,6 +95,11 @@ pub(crate) fn node_id(data_dir: &Path, entropy: &dyn Entropy) -> anyhow::Result<
     bail!("{NODES_MAX} processes hold the node ids in {}: give this one its own with RAVEN_NODE_ID", data_dir.display())
 }
 
+/// Makes an empty file that only its owner can read, unless there is one.
+pub(crate) fn touch_private(path: &Path) -> anyhow::Result<()> {
+    open_private(path).map(drop)
+}
+
 /// Writes a file that only its owner can read: whole, or not at all.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = with_suffix(path, ".new");

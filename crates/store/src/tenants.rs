@@ -89,6 +89,9 @@ pub trait Tenants: Send + Sync {
     /// Sets what the tenant may do at all; `false` when there is no such tenant.
     async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool>;
 
+    /// Sets whether the tenant's messages with an unknown outcome are sent again; `false` when there is no such tenant.
+    async fn set_retry_unknown(&self, id: TenantId, retry: bool) -> Result<bool>;
+
     /// All tenants, newest first by (created, id): for operators.
     async fn list_tenants(&self, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<TenantRecord>>;
 }

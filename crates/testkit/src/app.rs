@@ -38,6 +38,8 @@ pub struct TestOptions {
     pub extra_roots: ExtraRoots,
     /// Name of the node; `node` when empty.
     pub node_id: String,
+    /// How long a call may take; two seconds when zero.
+    pub call_cap: Duration,
     /// Are private networks forbidden, as in production?
     pub forbid_private: bool,
 }
@@ -125,6 +127,11 @@ impl TestApp {
     /// Starts one with a clock that the test holds.
     pub async fn start_at(database: Database, options: TestOptions, clock: Arc<TestClock>) -> Self {
         let store = database.store();
+        Self::start_over(database, store, options, clock).await
+    }
+
+    /// Starts one over a store that stands before the database's own, such as one with faults.
+    pub async fn start_over(database: Database, store: Arc<dyn Store>, options: TestOptions, clock: Arc<TestClock>) -> Self {
         let engine = engine(store.clone(), clock.clone(), &options).await;
         engine.run_acceptance();
         let settings = raven_http::Settings {
@@ -236,6 +243,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         jwt_audience: None,
         works: true,
         limits: options.limits,
+        call_cap: if options.call_cap.is_zero() { Duration::from_secs(2) } else { options.call_cap },
         allow_private: !options.forbid_private,
         base_urls: options.base_urls.clone(),
         extra_roots: options.extra_roots.clone(),

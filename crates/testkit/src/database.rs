@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use raven_core::Timestamp;
-use raven_store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
+use raven_store::{Location, Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -54,6 +54,18 @@ impl Database {
             Self::Sqlite(database) => Arc::clone(&database.store),
             Self::Postgres(database) => Arc::clone(&database.store),
         }
+    }
+
+    /// Another store on it, as a second process would open.
+    ///
+    /// # Panics
+    /// When the database is gone.
+    pub async fn reopen(&self) -> Arc<dyn Store> {
+        let location = match self {
+            Self::Sqlite(database) => Location::Sqlite(database.folder.path().join("raven.db")),
+            Self::Postgres(database) => Location::Postgres { url: database.url.clone(), direct_url: None },
+        };
+        raven_store::connect(&location).await.expect("the database is there")
     }
 }
 

@@ -3,4 +3,5 @@
 pub mod app;
 pub mod clock;
 pub mod database;
+pub mod faults;
 pub mod simulators;

@@ -97,7 +97,7 @@ impl Config {
         if profile.generated {
             reader.sources.generated(&data_dir);
         }
-        let fallback = |ordinary, quick| if profile.quickstart { quick } else { ordinary };
+        let usual_log = if profile.quickstart { "warn" } else { "info" };
         let config = Self {
             listen: reader.with_fallback(&settings::LISTEN, parse::listen),
             database_url: reader.read(&settings::DATABASE_URL, parse::database_url),
@@ -110,8 +110,8 @@ impl Config {
             public_url: reader.read(&settings::PUBLIC_URL, parse::url),
             environment: reader.with_fallback(&settings::ENVIRONMENT, parse::one_of(&[("production", "production"), ("staging", "staging")])),
             only: reader.read(&settings::ONLY, parse::one_of(&[("api", Role::Api), ("worker", Role::Worker)])),
-            allow_private_networks: reader.read(&settings::ALLOW_PRIVATE_NETWORKS, parse::boolean).unwrap_or(fallback(false, true)),
-            log: reader.read(&settings::LOG, parse::log_filter).unwrap_or_else(|| fallback("info", "warn").to_owned()),
+            allow_private_networks: reader.read(&settings::ALLOW_PRIVATE_NETWORKS, parse::boolean).unwrap_or(profile.quickstart),
+            log: reader.read(&settings::LOG, parse::log_filter).unwrap_or_else(|| usual_log.to_owned()),
             log_format: reader.with_fallback(&settings::LOG_FORMAT, parse::one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])),
             metrics_listen: reader.read(&settings::METRICS_LISTEN, parse::listen),
             metrics_token: reader.read(&settings::METRICS_TOKEN, parse::metrics_token),
@@ -161,8 +161,8 @@ pub(crate) struct Mistakes(pub(crate) Vec<String>);
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
-            1 => writeln!(f, "one setting can't be used:")?,
-            n => writeln!(f, "{n} settings can't be used:")?,
+            1 => writeln!(f, "there is a mistake in the settings:")?,
+            n => writeln!(f, "there are {n} mistakes in the settings:")?,
         }
         for mistake in &self.0 {
             writeln!(f, "  {mistake}")?;

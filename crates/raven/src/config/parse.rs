@@ -104,7 +104,7 @@ pub(crate) fn boolean(text: &str) -> Result<bool, Reason> {
 }
 
 /// One of a few words.
-pub(crate) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl FnOnce(&str) -> Result<T, Reason> {
+pub(crate) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Reason> {
     move |text| match choices.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(*value),
         None => Err(format!("must be {}", choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or "))),

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Source, Status, TenantId, tenant::TenantStatus};
 
 use super::fixture::{
-    accept, at, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs, status, tenant,
+    accept, at, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs, status,
+    tenant,
 };
-use crate::{Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, Store, messages::LARGE_CONTENT, messages::MessageClaim};
+use crate::{
+    Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, Store, messages::LARGE_CONTENT, messages::MessageClaim,
+};
 
 fn replayed(first: &NewMessage) -> Accepted {
     Accepted::Replayed { seq: first.seq, recipient: first.recipient.clone(), channel: first.channel, status: Status::Queued }
@@ -58,7 +61,10 @@ pub async fn texts_come_back_as_they_went_in(store: Arc<dyn Store>) -> Result<()
     };
     create(&store, new.clone()).await?;
     let found = store.find_message(tenant, None, seq(1)).await?.expect("just accepted");
-    assert_eq!((found.channel, found.environment, found.source, found.segments, found.encoding), (Channel::Push, Environment::Test, Source::Dashboard, None, None));
+    assert_eq!(
+        (found.channel, found.environment, found.source, found.segments, found.encoding),
+        (Channel::Push, Environment::Test, Source::Dashboard, None, None)
+    );
     assert_eq!((found.recipient, found.external_id), (new.recipient, new.external_id));
     assert_eq!(store.find_content(tenant, seq(1)).await?, Some(new.content));
     Ok(())
@@ -264,9 +270,10 @@ pub async fn a_started_message_is_sending_and_leased(store: Arc<dyn Store>) -> R
     assert_eq!(seqs(&claim_all(&store, other, at(10)).await?), []);
     assert_eq!(kinds(&store, tenant, seq(1)).await?, [(EventKind::Queued, 0), (EventKind::Sending, 1)]);
     assert_eq!(kinds(&store, tenant, seq(2)).await?, [(EventKind::Queued, 0)]);
-    // The started one is not given back, the other one is.
-    store.release(ours, &[seq(1), seq(2)]).await?;
+    store.release(ours, &[seq(2)]).await?;
     assert_eq!(seqs(&claim_all(&store, other, at(10)).await?), [seq(2)]);
+    store.settle(ours, &[outcome(tenant, seq(1), 1, EventKind::Sent, Status::Sent, at(11))]).await?;
+    assert_eq!(status(&store, tenant, seq(1)).await?, Status::Sent);
     Ok(())
 }
 

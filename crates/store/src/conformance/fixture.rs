@@ -9,8 +9,8 @@ use raven_core::{
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Claim, Claimed, ConfigRecord, KeyRecord, Lease, NewConfig, NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Result, Scope,
-    Settlement, Start, Store, TenantRecord, UserProfile, messages::MessageClaim,
+    Accepted, Claim, Claimed, ConfigRecord, KeyRecord, Lease, NewConfig, NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Result,
+    Scope, Settlement, Start, Store, TenantRecord, UserProfile, messages::MessageClaim,
 };
 
 /// What the suite calls the beginning: 2026-09-21.
@@ -55,7 +55,12 @@ pub fn tenant_record(n: u8) -> TenantRecord {
 /// The `n`th human.
 #[must_use]
 pub fn user(n: u8) -> UserProfile {
-    UserProfile { id: UserId(id(1000 + u128::from(n))), email: format!("human{n}@example.com"), name: Some("Ada".to_owned()), avatar_url: None }
+    UserProfile {
+        id: UserId(id(1000 + u128::from(n))),
+        email: format!("human{n}@example.com"),
+        name: Some("Ada".to_owned()),
+        avatar_url: None,
+    }
 }
 
 /// The creation of the `n`th tenant, owned by the human of the same number.

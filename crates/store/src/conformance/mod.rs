@@ -73,7 +73,7 @@ macro_rules! conformance_tests {
             settle: every_order_of_reports_ends_the_same, details_are_taken_over_where_given, a_job_that_is_done_is_gone,
                 a_retry_waits_unleased, a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
                 a_report_after_the_end_raises_the_status, outcomes_of_one_message_are_applied_in_order;
-            start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_started_job_is_not_released, starts_answer_in_order;
+            start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_released_start_counts_as_none, starts_answer_in_order;
             tenants: a_tenant_is_created_with_its_owner, a_taken_slug_is_a_conflict_and_uses_up_no_key,
                 a_replayed_creation_answers_its_first_body, an_owners_profile_is_refreshed, tenants_are_listed_newest_first,
                 memberships_are_listed_newest_first, a_status_is_set;

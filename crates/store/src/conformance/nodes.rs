@@ -6,7 +6,8 @@ use super::fixture::at;
 use crate::{Error, Lease, Node, Result, Store, nodes::DEAD_AFTER};
 
 pub async fn a_node_gets_the_lowest_free_slot(store: Arc<dyn Store>) -> Result<()> {
-    let (a, b, c) = (store.register_node("a", at(1)).await?, store.register_node("b", at(2)).await?, store.register_node("c", at(3)).await?);
+    let (a, b, c) =
+        (store.register_node("a", at(1)).await?, store.register_node("b", at(2)).await?, store.register_node("c", at(3)).await?);
     assert_eq!([a.slot, b.slot, c.slot], [0, 1, 2]);
     assert_eq!((a.slot_last_beat, a.predecessors), (None, vec![]));
     assert!(store.beat(b.lease, at(50)).await?);

@@ -113,10 +113,8 @@ async fn medley(store: &Arc<dyn Store>) -> Result<TenantId> {
         };
         create(store, new).await?;
         let end = statuses[usize::try_from(n % 7).expect("not negative").min(5)];
-        let told = Settlement {
-            provider: (n % 2 == 0).then(|| "twilio".to_owned()),
-            ..outcome(tenant, seq(n), 1, EventKind::Sent, end, at(100))
-        };
+        let told =
+            Settlement { provider: (n % 2 == 0).then(|| "twilio".to_owned()), ..outcome(tenant, seq(n), 1, EventKind::Sent, end, at(100)) };
         store.settle(lease, &[told]).await?;
     }
     Ok(tenant)
@@ -201,7 +199,9 @@ pub async fn filters_combine(store: Arc<dyn Store>) -> Result<()> {
 pub async fn a_range_of_time_has_an_open_end(store: Arc<dyn Store>) -> Result<()> {
     let tenant = medley(&store).await?;
     let range = |from: Option<Timestamp>, until: Option<Timestamp>| MessageFilter { from, until, ..MessageFilter::default() };
-    for (from, until) in [(Some(at(5)), None), (None, Some(at(5))), (Some(at(5)), Some(at(6))), (Some(at(6)), Some(at(6))), (Some(at(9)), Some(at(3)))] {
+    for (from, until) in
+        [(Some(at(5)), None), (None, Some(at(5))), (Some(at(5)), Some(at(6))), (Some(at(6)), Some(at(6))), (Some(at(9)), Some(at(3)))]
+    {
         check(&store, tenant, range(from, until)).await?;
     }
     // Times that no seq can tell: before 1970, and the years 5000 and 9999.
@@ -217,11 +217,8 @@ pub async fn a_scan_stops_and_goes_on(store: Arc<dyn Store>) -> Result<()> {
     let tenant = tenant(&store, 1).await?;
     let needle = |n| if n == 3 || n == 40 { "+254722000009" } else { "+254722000000" };
     accept(&store, (0..100).map(|n| NewMessage { recipient: needle(n).to_owned(), ..message(tenant, seq(n)) }).collect()).await?;
-    let filter = MessageFilter {
-        environment: Some(Environment::Live),
-        recipient: Some("+254722000009".to_owned()),
-        ..MessageFilter::default()
-    };
+    let filter =
+        MessageFilter { environment: Some(Environment::Live), recipient: Some("+254722000009".to_owned()), ..MessageFilter::default() };
     let q = MessageQuery { scan: 10, ..query(filter.clone(), 5) };
     let first = store.list_messages(tenant, &q).await?;
     assert_eq!((first.rows.len(), first.next), (0, Some(seq(90))), "it looked at ten rows and says where to go on");

@@ -13,7 +13,10 @@ async fn sending(store: &Arc<dyn Store>, tenant: TenantId, lease: Lease, seq: Se
 }
 
 fn retry(tenant: TenantId, seq: Seq, attempt: i16, due: i64) -> Settlement {
-    Settlement { next: Next::At(Action::Send, at(due)), ..outcome(tenant, seq, attempt, EventKind::RetryScheduled, Status::Sending, at(due - 1)) }
+    Settlement {
+        next: Next::At(Action::Send, at(due)),
+        ..outcome(tenant, seq, attempt, EventKind::RetryScheduled, Status::Sending, at(due - 1))
+    }
 }
 
 /// Every order of four things.
@@ -25,8 +28,14 @@ fn permutations() -> Vec<[usize; 4]> {
 pub async fn every_order_of_reports_ends_the_same(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
     let lists = [
-        ([(EventKind::Sent, Status::Sent), (EventKind::Delivered, Status::Delivered), (EventKind::Complained, Status::Complained)], Status::Complained),
-        ([(EventKind::Sent, Status::Sent), (EventKind::Failed, Status::Failed), (EventKind::Delivered, Status::Delivered)], Status::Delivered),
+        (
+            [(EventKind::Sent, Status::Sent), (EventKind::Delivered, Status::Delivered), (EventKind::Complained, Status::Complained)],
+            Status::Complained,
+        ),
+        (
+            [(EventKind::Sent, Status::Sent), (EventKind::Failed, Status::Failed), (EventKind::Delivered, Status::Delivered)],
+            Status::Delivered,
+        ),
         ([(EventKind::Sent, Status::Sent), (EventKind::Bounced, Status::Bounced), (EventKind::Failed, Status::Failed)], Status::Bounced),
     ];
     let mut n = 0;
@@ -68,8 +77,9 @@ pub async fn details_are_taken_over_where_given(store: Arc<dyn Store>) -> Result
         payload: Some(r#"{"raw":"\u0000 😀"}"#.to_owned()),
         ..outcome(tenant, seq(1), 1, EventKind::Sent, Status::Sent, at(2))
     };
-    let failed = Settlement { failure_reason: Some("absent".to_owned()), ..outcome(tenant, seq(1), 1, EventKind::Failed, Status::Failed, at(3)) };
-    store.settle(lease, &[sent.clone()]).await?;
+    let failed =
+        Settlement { failure_reason: Some("absent".to_owned()), ..outcome(tenant, seq(1), 1, EventKind::Failed, Status::Failed, at(3)) };
+    store.settle(lease, std::slice::from_ref(&sent)).await?;
     store.settle(lease, &[failed]).await?;
     let found = store.find_message(tenant, None, seq(1)).await?.expect("just accepted");
     assert_eq!((found.status, found.provider, found.config), (Status::Failed, sent.provider, Some(config)));

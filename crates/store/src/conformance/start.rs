@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use raven_core::{ConfigId, EventKind, Status};
 
-use super::fixture::{at, claim_all, create, id, kinds, message, node, outcome, seq, seqs, start, status, tenant};
+use super::fixture::{at, claim_all, create, id, kinds, message, node, outcome, seq, start, status, tenant};
 use crate::{Action, Next, Result, Settlement, Start, Store};
 
 pub async fn only_the_holder_starts_the_next_attempt(store: Arc<dyn Store>) -> Result<()> {
@@ -42,13 +42,15 @@ pub async fn an_attempt_starts_once(store: Arc<dyn Store>) -> Result<()> {
     start(&store, lease, seq(1), 2, at(11)).await
 }
 
-pub async fn a_started_job_is_not_released(store: Arc<dyn Store>) -> Result<()> {
+pub async fn a_released_start_counts_as_none(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, lease, other) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
     create(&store, message(tenant, seq(1))).await?;
-    claim_all(&store, lease, at(2)).await?;
-    start(&store, lease, seq(1), 1, at(2)).await?;
-    store.release(lease, &[seq(1)]).await?;
-    assert_eq!(seqs(&claim_all(&store, other, at(100)).await?), []);
+    for (holder, now) in [(lease, 2), (other, 5)] {
+        assert_eq!(claim_all(&store, holder, at(now)).await?.jobs.iter().map(|j| (j.seq, j.attempt)).collect::<Vec<_>>(), [(seq(1), 0)]);
+        start(&store, holder, seq(1), 1, at(now)).await?;
+        store.release(holder, &[seq(1)]).await?;
+        assert_eq!(kinds(&store, tenant, seq(1)).await?, [(EventKind::Queued, 0)], "an attempt that was not made is none");
+    }
     Ok(())
 }
 

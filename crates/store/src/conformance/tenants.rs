@@ -61,7 +61,12 @@ pub async fn a_replayed_creation_answers_its_first_body(store: Arc<dyn Store>) -
 
 pub async fn an_owners_profile_is_refreshed(store: Arc<dyn Store>) -> Result<()> {
     tenant(&store, 1).await?;
-    let owner = UserProfile { id: user(1).id, email: "new@example.com".to_owned(), name: None, avatar_url: Some("https://example.com/a.png".to_owned()) };
+    let owner = UserProfile {
+        id: user(1).id,
+        email: "new@example.com".to_owned(),
+        name: None,
+        avatar_url: Some("https://example.com/a.png".to_owned()),
+    };
     assert_eq!(store.create_tenant(NewTenant { owner, ..new_tenant(2) }).await?, Outcome::Created);
     assert_eq!(store.list_memberships(user(1).id, None, 10).await?.len(), 2);
     Ok(())
@@ -107,5 +112,9 @@ pub async fn a_status_is_set(store: Arc<dyn Store>) -> Result<()> {
     assert_eq!(store.find_tenant(one).await?.map(|t| t.status), Some(TenantStatus::Suspended));
     assert_eq!(store.find_tenant(two).await?.map(|t| t.status), Some(TenantStatus::Active));
     assert!(!store.set_tenant_status(TenantId(id(99)), TenantStatus::Suspended).await?);
+    assert!(store.set_retry_unknown(one, true).await?);
+    assert_eq!(store.find_tenant(one).await?.map(|t| t.retry_unknown), Some(true));
+    assert_eq!(store.find_tenant(two).await?.map(|t| t.retry_unknown), Some(false));
+    assert!(!store.set_retry_unknown(TenantId(id(99)), true).await?);
     Ok(())
 }

@@ -57,7 +57,8 @@ pub async fn lines_of_the_same_instant_keep_their_order(store: Arc<dyn Store>) -
     let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
     create(&store, NewMessage { lease: Some(lease), started: Some(None), ..message(tenant, seq(1)) }).await?;
     let sent = Settlement { started_at: Some(at(1)), ..outcome(tenant, seq(1), 1, EventKind::Sent, Status::Sent, at(1)) };
-    let told = [EventKind::Complained, EventKind::Delivered, EventKind::Bounced].map(|kind| outcome(tenant, seq(1), 1, kind, Status::Sent, at(1)));
+    let told =
+        [EventKind::Complained, EventKind::Delivered, EventKind::Bounced].map(|kind| outcome(tenant, seq(1), 1, kind, Status::Sent, at(1)));
     store.settle(lease, &[&[sent][..], &told].concat()).await?;
     // Told last, but of an earlier time.
     store.settle(lease, &[outcome(tenant, seq(1), 1, EventKind::Failed, Status::Sent, at(0))]).await?;

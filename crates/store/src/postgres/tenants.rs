@@ -37,10 +37,11 @@ const LIST: &str = concat!(
     " FROM tenants t WHERE (t.created_at, t.id) < ($1, $2) ORDER BY t.created_at DESC, t.id DESC LIMIT $3"
 );
 const SET_STATUS: &str = "UPDATE tenants SET status = $2 WHERE id = $1";
+const SET_RETRY_UNKNOWN: &str = "UPDATE tenants SET retry_unknown = $2 WHERE id = $1";
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] =
-    &[INSERT, UPSERT_USER, INSERT_MEMBER, FIND, FIND_BY_SLUG, FIND_MEMBERSHIP, LIST_MEMBERSHIPS, LIST, SET_STATUS];
+    &[INSERT, UPSERT_USER, INSERT_MEMBER, FIND, FIND_BY_SLUG, FIND_MEMBERSHIP, LIST_MEMBERSHIPS, LIST, SET_STATUS, SET_RETRY_UNKNOWN];
 
 #[async_trait]
 impl Tenants for PostgresStore {
@@ -95,6 +96,10 @@ impl Tenants for PostgresStore {
 
     async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool> {
         Ok(self.connection().await?.execute(SET_STATUS, &[&id.0, &status.code()]).await? == 1)
+    }
+
+    async fn set_retry_unknown(&self, id: TenantId, retry: bool) -> Result<bool> {
+        Ok(self.connection().await?.execute(SET_RETRY_UNKNOWN, &[&id.0, &retry]).await? == 1)
     }
 
     async fn list_tenants(&self, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<TenantRecord>> {

@@ -48,8 +48,11 @@ pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Resu
     let mut last: Option<Lane> = None;
     loop {
         let read = |r: &rusqlite::Row<'_>| {
-            let lane =
-                Lane { tenant: TenantId(id(r, 0)?), environment: code(r, 1, Environment::from_code)?, channel: code(r, 2, Channel::from_code)? };
+            let lane = Lane {
+                tenant: TenantId(id(r, 0)?),
+                environment: code(r, 1, Environment::from_code)?,
+                channel: code(r, 2, Channel::from_code)?,
+            };
             Ok((lane, time(r, 3)?))
         };
         let next = match last {

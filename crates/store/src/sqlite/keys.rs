@@ -16,7 +16,8 @@ pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND_BY_PREFIX, FIND, LIST, REV
 const INSERT: &str = "INSERT INTO api_keys
   (id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm, expires_at, created_at, revoked_at)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (prefix) DO NOTHING";
-const FIND_BY_PREFIX: &str = "SELECT k.id, k.tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, k.name, rate_limit_rpm,
+const FIND_BY_PREFIX: &str =
+    "SELECT k.id, k.tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, k.name, rate_limit_rpm,
     expires_at, k.created_at, revoked_at,
     t.id, slug, t.name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown
   FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.prefix = ?1";

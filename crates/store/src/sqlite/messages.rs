@@ -50,7 +50,8 @@ const INSERT_JOB: &str = "INSERT INTO jobs
 // A call that is repeated because its answer got lost finds its own row.
 const PUT_CONTENT: &str = "INSERT INTO contents (seq, tenant_id, content) VALUES (?1, ?2, ?3)
   ON CONFLICT (seq) DO UPDATE SET content = excluded.content WHERE tenant_id = excluded.tenant_id";
-const ORPHANS: &str = "SELECT seq FROM contents WHERE seq < ?1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = contents.seq) LIMIT ?2";
+const ORPHANS: &str =
+    "SELECT seq FROM contents WHERE seq < ?1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = contents.seq) LIMIT ?2";
 const DELETE_ORPHAN: &str = "DELETE FROM contents WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = contents.seq)";
 const FIND_CONTENT: &str = "SELECT CASE WHEN m.large THEN c.content ELSE m.content END
   FROM messages m LEFT JOIN contents c ON c.seq = m.seq AND m.large WHERE m.seq = ?1 AND m.tenant_id = ?2";
@@ -118,7 +119,12 @@ struct Inserts<'c> {
 
 impl<'c> Inserts<'c> {
     fn new(c: &'c Connection) -> Result<Self> {
-        Ok(Self { connection: c, claim: c.prepare_cached(CLAIM_KEY)?, message: c.prepare_cached(INSERT_MESSAGE)?, job: c.prepare_cached(INSERT_JOB)? })
+        Ok(Self {
+            connection: c,
+            claim: c.prepare_cached(CLAIM_KEY)?,
+            message: c.prepare_cached(INSERT_MESSAGE)?,
+            job: c.prepare_cached(INSERT_JOB)?,
+        })
     }
 
     fn accept(&mut self, gate: &mut Gate<'_>, m: &NewMessage) -> Result<Accepted> {
@@ -131,7 +137,8 @@ impl<'c> Inserts<'c> {
             let expires_at = claim.expires_at.millis();
             let values = params![tenant, environment, operation, claim.key, claim.fingerprint, m.seq.0, status, expires_at];
             if self.claim.execute(values)? == 0 {
-                let earlier = earlier(self.connection, m.tenant, m.environment, claim)?.ok_or_else(|| Error::internal("a taken key has no record"))?;
+                let earlier = earlier(self.connection, m.tenant, m.environment, claim)?
+                    .ok_or_else(|| Error::internal("a taken key has no record"))?;
                 // The same payload names the same recipient and channel.
                 return earlier.answer(|| Ok((m.recipient.clone(), m.channel)));
             }

@@ -36,7 +36,9 @@ pub(super) fn inspect(c: &Connection) -> Result<()> {
     }
     let applied = applied(c)?;
     if applied > LATEST {
-        return Err(Error::internal(format!("the database is of a newer version (step {applied}) than this program (step {LATEST}): run the newer one")));
+        return Err(Error::internal(format!(
+            "the database is of a newer version (step {applied}) than this program (step {LATEST}): run the newer one"
+        )));
     }
     Ok(())
 }

@@ -5,26 +5,26 @@ use raven_core::{Channel, ConfigId, Environment, Seq, Source, Status, TenantId, 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Rows, fallible_streaming_iterator::FallibleStreamingIterator, params};
 
 use super::rows::{Id, code};
-use crate::{
-    MessageFilter, MessageQuery, MessageRecord, Result,
-    messages::MessagePage,
-};
+use crate::{MessageFilter, MessageQuery, MessageRecord, Result, messages::MessagePage};
 
 pub(super) const STATEMENTS: &[&str] = &[FIND, BY_TENANT, BY_EXTERNAL_ID, BY_STATUS];
 
 const FIND: &str = "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
     segments, cost_currency, cost_micros, failure_reason, encoding
   FROM messages WHERE seq = ?1 AND tenant_id = ?2 AND (?3 IS NULL OR environment = ?3)";
-const BY_TENANT: &str = "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
+const BY_TENANT: &str =
+    "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
     segments, cost_currency, cost_micros, failure_reason, encoding
   FROM messages INDEXED BY messages_tenant
   WHERE tenant_id = ?1 AND environment = ?4 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
-const BY_EXTERNAL_ID: &str = "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
+const BY_EXTERNAL_ID: &str =
+    "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
     segments, cost_currency, cost_micros, failure_reason, encoding
   FROM messages INDEXED BY messages_external
   WHERE tenant_id = ?1 AND external_id = ?4 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
 // The terms of the partial index are spelled out, or it could not be used.
-const BY_STATUS: &str = "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
+const BY_STATUS: &str =
+    "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
     segments, cost_currency, cost_micros, failure_reason, encoding
   FROM messages INDEXED BY messages_status
   WHERE tenant_id = ?1 AND status = ?4 AND status >= 40 AND status <> 60 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
@@ -148,7 +148,8 @@ pub(super) fn list(c: &Connection, tenant: TenantId, query: &MessageQuery) -> Re
     }
     residue.environment = None;
     let environments = filter.environment.as_ref().map_or(Environment::ALL, std::slice::from_ref);
-    let mut selects: Vec<CachedStatement<'_>> = environments.iter().map(|_| c.prepare_cached(BY_TENANT)).collect::<rusqlite::Result<_>>()?;
+    let mut selects: Vec<CachedStatement<'_>> =
+        environments.iter().map(|_| c.prepare_cached(BY_TENANT)).collect::<rusqlite::Result<_>>()?;
     let strands = selects.iter_mut().zip(environments).map(|(select, e)| select.query(params![tenant, from, until, e.code()]));
     merge(strands.collect::<rusqlite::Result<_>>()?, &residue, query)
 }

@@ -26,7 +26,8 @@ const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = co
 const JOB_STATE: &str = "SELECT attempt, epoch FROM jobs WHERE seq = ?1 AND tenant_id = ?2";
 const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
 const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL WHERE seq = ?1";
-const RELEASE: &str = "UPDATE jobs SET epoch = NULL WHERE seq = ?2 AND epoch = ?1 AND started_at IS NULL";
+const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
+  WHERE seq = ?2 AND epoch = ?1";
 const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";
 const HELD_JOB: &str = "SELECT tenant_id, attempt, started_at FROM jobs WHERE seq = ?2 AND epoch = ?1";
 const RETRIES_UNKNOWN: &str = "SELECT retry_unknown FROM tenants WHERE id = ?1";
@@ -47,10 +48,21 @@ fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Resu
 
 fn settle(c: &Connection, lease: Lease, s: &Settlement) -> Result<()> {
     let (seq, tenant) = (s.seq.0, Id(s.tenant.0));
-    let job = c.prepare_cached(JOB_STATE)?.query_row(params![seq, tenant], |r| Ok((r.get::<_, i16>(0)?, r.get::<_, Option<i64>>(1)?))).optional()?;
+    let job = c
+        .prepare_cached(JOB_STATE)?
+        .query_row(params![seq, tenant], |r| Ok((r.get::<_, i16>(0)?, r.get::<_, Option<i64>>(1)?)))
+        .optional()?;
     let started_at = s.started_at.map(Timestamp::millis);
-    c.prepare_cached(INSERT_EVENT)?
-        .execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
+    c.prepare_cached(INSERT_EVENT)?.execute(params![
+        seq,
+        tenant,
+        s.kind.code(),
+        s.at.millis(),
+        s.attempt,
+        started_at,
+        s.detail,
+        s.payload
+    ])?;
     if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
         let config = s.config.map(|c| Id(c.0));
         let status = s.status.code();

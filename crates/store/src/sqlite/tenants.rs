@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{Error, MemberRecord, NewTenant, Outcome, Result, TenantRecord, Tenants};
 
-pub(super) const STATEMENTS: &[&str] = &[INSERT, UPSERT_USER, INSERT_MEMBER, SET_STATUS, FIND, FIND_BY_SLUG, FIND_MEMBERSHIP, LIST_MEMBERSHIPS, LIST];
+pub(super) const STATEMENTS: &[&str] =
+    &[INSERT, UPSERT_USER, INSERT_MEMBER, SET_STATUS, SET_RETRY_UNKNOWN, FIND, FIND_BY_SLUG, FIND_MEMBERSHIP, LIST_MEMBERSHIPS, LIST];
 
 const INSERT: &str = "INSERT INTO tenants
   (id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown)
@@ -19,17 +20,19 @@ const UPSERT_USER: &str = "INSERT INTO users (id, email, name, avatar_url) VALUE
   ON CONFLICT (id) DO UPDATE SET email = excluded.email, name = excluded.name, avatar_url = excluded.avatar_url";
 const INSERT_MEMBER: &str = "INSERT INTO members (user_id, tenant_id, role, created_at) VALUES (?1, ?2, ?3, ?4)";
 const SET_STATUS: &str = "UPDATE tenants SET status = ?2 WHERE id = ?1";
-const FIND: &str =
-    "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants WHERE id = ?1";
-const FIND_BY_SLUG: &str =
-    "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants WHERE slug = ?1";
-const FIND_MEMBERSHIP: &str = "SELECT t.id, slug, name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown, role
+const SET_RETRY_UNKNOWN: &str = "UPDATE tenants SET retry_unknown = ?2 WHERE id = ?1";
+const FIND: &str = "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants WHERE id = ?1";
+const FIND_BY_SLUG: &str = "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants WHERE slug = ?1";
+const FIND_MEMBERSHIP: &str =
+    "SELECT t.id, slug, name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown, role
   FROM tenants t JOIN members m ON m.tenant_id = t.id WHERE t.slug = ?1 AND m.user_id = ?2";
 // Sorts what one human belongs to: few rows, so no index is kept for it.
-const LIST_MEMBERSHIPS: &str = "SELECT t.id, slug, name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown, role
+const LIST_MEMBERSHIPS: &str =
+    "SELECT t.id, slug, name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown, role
   FROM members m JOIN tenants t ON t.id = m.tenant_id WHERE m.user_id = ?1 AND (t.created_at, t.id) < (?2, ?3)
   ORDER BY t.created_at DESC, t.id DESC LIMIT ?4";
-const LIST: &str = "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants
+const LIST: &str =
+    "SELECT id, slug, name, status, plan, country_code, default_locale, default_tz, created_at, data_key, retry_unknown FROM tenants
   WHERE (created_at, id) < (?1, ?2) ORDER BY created_at DESC, id DESC LIMIT ?3";
 
 /// Reads columns `first` and on.
@@ -93,6 +96,10 @@ impl Tenants for SqliteStore {
 
     async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool> {
         self.write(move |c| Ok(c.prepare_cached(SET_STATUS)?.execute(params![Id(id.0), status.code()])? == 1)).await
+    }
+
+    async fn set_retry_unknown(&self, id: TenantId, retry: bool) -> Result<bool> {
+        self.write(move |c| Ok(c.prepare_cached(SET_RETRY_UNKNOWN)?.execute(params![Id(id.0), retry])? == 1)).await
     }
 
     async fn find_membership(&self, user: UserId, slug: &str) -> Result<Option<MemberRecord>> {

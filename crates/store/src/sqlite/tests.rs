@@ -11,6 +11,8 @@ use crate::{
     conformance::fixture::{accept, at, keyed, message, seq, tenant},
 };
 
+type Work<T> = Box<dyn FnOnce(&Connection) -> Result<T> + Send>;
+
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("raven.db");
@@ -54,10 +56,7 @@ async fn hold(store: &Arc<SqliteStore>) -> mpsc::Sender<()> {
 }
 
 /// Hands requests to a writer that is held up, then lets it go.
-async fn in_one_group<T: Send + 'static>(
-    store: &Arc<SqliteStore>,
-    works: Vec<Box<dyn FnOnce(&Connection) -> Result<T> + Send>>,
-) -> Vec<Result<T>> {
+async fn in_one_group<T: Send + 'static>(store: &Arc<SqliteStore>, works: Vec<Work<T>>) -> Vec<Result<T>> {
     let release = hold(store).await;
     let calls: Vec<_> = works.into_iter().map(|work| Box::pin(store.write(work))).collect();
     let all = futures_util::future::join_all(calls);
@@ -68,7 +67,7 @@ async fn in_one_group<T: Send + 'static>(
 #[tokio::test]
 async fn a_failing_request_takes_only_itself_back() -> Result<()> {
     let (_folder, _, store) = fresh().await?;
-    let works: Vec<Box<dyn FnOnce(&Connection) -> Result<()> + Send>> = vec![
+    let works: Vec<Work<()>> = vec![
         Box::new(|c| put(c, "a")),
         Box::new(|c| {
             put(c, "b")?;
@@ -85,10 +84,7 @@ async fn a_failing_request_takes_only_itself_back() -> Result<()> {
         Box::new(|c| put(c, "e")),
     ];
     let answers = in_one_group(&store, works).await;
-    assert!(matches!(
-        &answers[..],
-        [Ok(()), Err(Error::Conflict("slug")), Err(Error::Internal(_)), Err(Error::Internal(_)), Ok(())]
-    ));
+    assert!(matches!(&answers[..], [Ok(()), Err(Error::Conflict("slug")), Err(Error::Internal(_)), Err(Error::Internal(_)), Ok(())]));
     assert_eq!(names(&store).await?, ["a", "e"]);
     Ok(())
 }
@@ -96,7 +92,7 @@ async fn a_failing_request_takes_only_itself_back() -> Result<()> {
 #[tokio::test]
 async fn a_failing_commit_is_everyones() -> Result<()> {
     let (_folder, _, store) = fresh().await?;
-    let works: Vec<Box<dyn FnOnce(&Connection) -> Result<()> + Send>> = vec![
+    let works: Vec<Work<()>> = vec![
         Box::new(|c| put(c, "a")),
         Box::new(|c| {
             c.pragma_update(None, "defer_foreign_keys", true)?;
@@ -141,7 +137,7 @@ async fn a_full_disk_is_unavailable_and_passes() -> Result<()> {
 
     // In a group, all that the transaction held is lost with it, and nobody is told otherwise.
     store.write(|c| Ok(c.query_row("PRAGMA max_page_count = 1", [], |_| Ok(()))?)).await?;
-    let works: Vec<Box<dyn FnOnce(&Connection) -> Result<()> + Send>> = vec![
+    let works: Vec<Work<()>> = vec![
         Box::new(|c| put(c, "a")),
         Box::new(move |c| {
             c.execute("INSERT INTO contents (seq, tenant_id, content) VALUES (9, x'00', ?1)", ["x".repeat(1_000_000)])?;
@@ -289,7 +285,8 @@ async fn pages_are_read_off_an_index_in_its_order() -> Result<()> {
 async fn only_what_housekeeping_reads_is_scanned() -> Result<()> {
     let (_folder, _, store) = fresh().await?;
     // Nodes and one human's tenants are few; the others run on a reader, for metrics or after a crash.
-    let few = ["FROM nodes", "FROM members m JOIN tenants t", "FROM jobs WHERE epoch = ?1 ORDER BY", "FROM jobs GROUP BY", "FROM sqlite_schema"];
+    let few =
+        ["FROM nodes", "FROM members m JOIN tenants t", "FROM jobs WHERE epoch = ?1 ORDER BY", "FROM jobs GROUP BY", "FROM sqlite_schema"];
     for sql in statements() {
         let plan = plan(&store, sql).await?;
         let slow = plan.iter().any(|step| step.starts_with("SCAN") && step != "SCAN CONSTANT ROW" || step.contains("TEMP B-TREE"));

@@ -3,10 +3,12 @@
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
 use proptest::{prelude::*, sample::Index, test_runner::Config};
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp, permission::Scopes, tenant::TenantStatus};
+use raven_core::{
+    Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp, permission::Scopes, tenant::TenantStatus,
+};
 use raven_store::{
-    Action, Claim, Error, KeyRecord, Lane, Lease, MessageFilter, MessageQuery, NewKey, NewMessage, NewTenant, Next, Operation, Result, Scope,
-    Settlement, Start, Store,
+    Action, Claim, Error, KeyRecord, Lane, Lease, MessageFilter, MessageQuery, NewKey, NewMessage, NewTenant, Next, Operation, Result,
+    Scope, Settlement, Start, Store,
     conformance::fixture::{at, claim, id, key_record, message, message_claim, new_tenant, seq, tenant_record, user},
     sqlite::SqliteStore,
 };
@@ -57,8 +59,8 @@ enum Verb {
     Depth,
     Purge,
     SetTenant { tenant: u8, status: usize },
-    CreateTenant { n: u8, slug: u8, key: Option<(u8, u8)> },
-    CreateKey { n: u8, prefix: u8, key: Option<(u8, u8)> },
+    CreateTenant { slug: u8, key: Option<(u8, u8)> },
+    CreateKey { tenant: u8, prefix: u8, key: Option<(u8, u8)> },
     RevokeKey { n: u8, tenant: u8 },
     ListKeys { tenant: u8, limit: usize },
     Restart { node: usize },
@@ -128,8 +130,8 @@ fn verbs() -> impl Strategy<Value = Verb> {
         1 => Just(Verb::Depth),
         1 => Just(Verb::Purge),
         1 => (0..TENANTS, 0..TenantStatus::ALL.len()).prop_map(|(tenant, status)| Verb::SetTenant { tenant, status }),
-        1 => (0..6_u8, 0..6_u8, proptest::option::of((0..2_u8, 0..2_u8))).prop_map(|(n, slug, key)| Verb::CreateTenant { n, slug, key }),
-        1 => (0..8_u8, 0..8_u8, proptest::option::of((0..2_u8, 0..2_u8))).prop_map(|(n, prefix, key)| Verb::CreateKey { n, prefix, key }),
+        1 => (0..8_u8, proptest::option::of((0..2_u8, 0..2_u8))).prop_map(|(slug, key)| Verb::CreateTenant { slug, key }),
+        1 => (0..TENANTS, 0..8_u8, proptest::option::of((0..2_u8, 0..2_u8))).prop_map(|(tenant, prefix, key)| Verb::CreateKey { tenant, prefix, key }),
         1 => (0..8_u8, 0..TENANTS).prop_map(|(n, tenant)| Verb::RevokeKey { n, tenant }),
         1 => (0..TENANTS, 1..4_usize).prop_map(|(tenant, limit)| Verb::ListKeys { tenant, limit }),
         1 => node().prop_map(|node| Verb::Restart { node }),
@@ -152,6 +154,8 @@ struct Side {
     leases: Vec<Lease>,
     /// Every message that was offered, with its tenant: the same on both sides.
     offered: Vec<(Seq, TenantId)>,
+    /// Tenants and keys that were tried to create: each gets an id of its own, as callers give.
+    creations: u8,
 }
 
 /// An answer as text; of an error, what a caller may tell it by.
@@ -191,7 +195,7 @@ impl Side {
         for node in 0..NODES {
             leases.push(store.register_node(&format!("node-{node}"), at(0)).await?.lease);
         }
-        Ok(Self { store, leases, offered: Vec::new() })
+        Ok(Self { store, leases, offered: Vec::new(), creations: 0 })
     }
 
     fn pick(&self, index: &Index) -> (Seq, TenantId) {
@@ -280,7 +284,10 @@ impl Side {
                 told(store.find_replay(tenant_id(*tenant), environment(*test), &message_claim(&format!("key-{key}"), *payload)).await)
             }
             Verb::Claim { node, per_lane, skip } => {
-                let skip: Vec<_> = skip.iter().map(|(t, test, email)| Lane { tenant: tenant_id(*t), environment: environment(*test), channel: channel(*email) }).collect();
+                let skip: Vec<_> = skip
+                    .iter()
+                    .map(|(t, test, email)| Lane { tenant: tenant_id(*t), environment: environment(*test), channel: channel(*email) })
+                    .collect();
                 // Which lane comes first is each engine's own; which jobs are had is not.
                 told(store.claim(self.leases[*node], 1000, *per_lane, &skip, now).await.map(|mut claimed| {
                     claimed.jobs.sort_by_key(|job| job.seq);
@@ -296,31 +303,41 @@ impl Side {
             Verb::Reap { node } => told(store.reap(self.leases[*node], now, Timestamp::from_millis(now.millis() + 40), 1000).await),
             Verb::Look { message, tenant } => self.look(self.pick(message).0, tenant_id(*tenant)).await,
             Verb::List { tenant, filter, limit, before } => {
-                let query = MessageQuery { filter: filter.clone(), before: before.as_ref().map(|i| self.pick(i).0), limit: *limit, scan: 10_000 };
+                let query =
+                    MessageQuery { filter: filter.clone(), before: before.as_ref().map(|i| self.pick(i).0), limit: *limit, scan: 10_000 };
                 told(store.list_messages(tenant_id(*tenant), &query).await)
             }
             Verb::Depth => told(store.depth(now).await),
             Verb::Purge => told(store.purge_idempotency(now, 1000).await),
             Verb::SetTenant { tenant, status } => told(store.set_tenant_status(tenant_id(*tenant), TenantStatus::ALL[*status]).await),
-            Verb::CreateTenant { n, slug, key } => {
-                let new = new_tenant(10 + n);
+            Verb::CreateTenant { slug, key } => {
+                self.creations += 1;
+                let new = new_tenant(TENANTS + self.creations);
                 let mut record = new.record;
                 record.slug = tenant_record(*slug).slug;
                 let claim = key.map(|(key, payload)| self.claim(Scope::User(user(1).id), Operation::CreateTenant, key, payload));
                 told(store.create_tenant(NewTenant { record, claim, ..new }).await)
             }
-            Verb::CreateKey { n, prefix, key } => {
-                let tenant = tenant_id(n % TENANTS);
+            Verb::CreateKey { tenant, prefix, key } => {
+                self.creations += 1;
+                let tenant = tenant_id(*tenant);
+                let scopes = Scopes::from_code(i16::from(*prefix));
                 let prefix = key_record(tenant, *prefix).prefix;
-                let record = KeyRecord { prefix, scopes: Scopes::from_code(i16::from(*n)), ..key_record(tenant, *n) };
-                let claim = key.map(|(key, payload)| self.claim(Scope::Tenant(tenant, Environment::Live), Operation::CreateKey, key, payload));
+                let record = KeyRecord { prefix, scopes, ..key_record(tenant, KEYS + self.creations) };
+                let claim =
+                    key.map(|(key, payload)| self.claim(Scope::Tenant(tenant, Environment::Live), Operation::CreateKey, key, payload));
                 told(store.create_key(NewKey { record, claim }).await)
             }
             Verb::RevokeKey { n, tenant } => told(store.revoke_key(tenant_id(*tenant), None, KeyId(id(2000 + u128::from(*n))), now).await),
             Verb::ListKeys { tenant, limit } => told(store.list_keys(tenant_id(*tenant), None, None, *limit).await),
             Verb::Restart { node } => {
                 let registered = store.register_node(&format!("node-{node}"), now).await;
-                let text = told(registered.as_ref().map(|r| (r.slot, r.slot_last_beat, r.predecessors.len())).map_err(|e| Error::internal(e.to_string())));
+                let text = told(
+                    registered
+                        .as_ref()
+                        .map(|r| (r.slot, r.slot_last_beat, r.predecessors.len()))
+                        .map_err(|e| Error::internal(e.to_string())),
+                );
                 if let Ok(registered) = registered {
                     let former = std::mem::replace(&mut self.leases[*node], registered.lease);
                     let reaped = store.reap(former, now, now, 1000).await;
@@ -367,7 +384,7 @@ async fn compare(verbs: &[Verb]) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 32, max_shrink_iters: 300, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 32, max_shrink_iters: 60, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn both_engines_answer_the_same(verbs in proptest::collection::vec(verbs(), 30)) {

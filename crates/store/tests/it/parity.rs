@@ -17,6 +17,10 @@ struct Schema {
     references: BTreeSet<(String, String, String)>,
 }
 
+/// Indexes that PostgreSQL alone has: table and first column. It finds the next due time with one; SQLite hops over the lanes
+/// in its own process, where that costs little.
+const ONLY_POSTGRES: &[(&str, &str)] = &[("jobs", "due_at")];
+
 /// What a column can hold, as far as the engines agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -64,7 +68,9 @@ async fn sqlite() -> Schema {
         for (name, declared, not_null, place) in columns {
             schema.columns.insert((table.clone(), name), (Kind::of(&declared), !not_null && place == 0));
         }
-        for (index, unique, origin) in rows(&c, &format!("PRAGMA index_list({table})"), |r| Ok((r.get::<_, String>(1)?, r.get(2)?, r.get::<_, String>(3)?))) {
+        for (index, unique, origin) in
+            rows(&c, &format!("PRAGMA index_list({table})"), |r| Ok((r.get::<_, String>(1)?, r.get(2)?, r.get::<_, String>(3)?)))
+        {
             if origin == "pk" {
                 continue;
             }
@@ -84,7 +90,8 @@ const TABLES: &str = "FROM pg_class t JOIN pg_namespace s ON s.oid = t.relnamesp
 
 async fn postgres() -> Schema {
     let database = raven_testkit::database::postgres_store().await;
-    let (client, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.expect("the test database takes connections");
+    let (client, connection) =
+        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.expect("the test database takes connections");
     let running = tokio::spawn(connection);
     let query = |sql: String| {
         let client = &client;
@@ -132,6 +139,8 @@ async fn both_schemas_are_the_same() {
     assert!(sqlite.columns.len() > 80 && sqlite.indexes.len() > 8, "the catalog was read: {sqlite:?}");
     assert_eq!(sqlite.columns, postgres.columns);
     assert_eq!(sqlite.primary_keys, postgres.primary_keys);
-    assert_eq!(sqlite.indexes, postgres.indexes);
+    let shared: BTreeSet<_> =
+        postgres.indexes.into_iter().filter(|(table, columns, ..)| !ONLY_POSTGRES.contains(&(table, &columns[0]))).collect();
+    assert_eq!(sqlite.indexes, shared);
     assert_eq!(sqlite.references, postgres.references);
 }

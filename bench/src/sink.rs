@@ -1,0 +1,173 @@
+//! A cheap provider on loopback that speaks Africa's Talking: reads a request no further than its length, answers 201, and
+//! counts. It runs on a thread of its own, so that its share of the CPU can be told.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{http, process, template::{NUMBER, Template}};
+
+/// What stands before a number in a text whose arrival is to be noted.
+pub(crate) const MARK: &str = "mark";
+/// Bytes of a request that are read at most.
+const REQUEST_MAX: usize = 64 * 1024;
+
+#[derive(Default)]
+struct Counters {
+    arrivals: AtomicU64,
+    /// Are arrivals noted one by one?
+    noting: AtomicBool,
+    notes: Mutex<Vec<(u64, Instant)>>,
+}
+
+/// The running provider. It ends with the process.
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    pub(crate) thread: u32,
+    counters: Arc<Counters>,
+}
+
+/// How many requests arrived; can be read from any thread.
+#[derive(Clone)]
+pub(crate) struct Arrivals(Arc<Counters>);
+
+impl Arrivals {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.arrivals.load(Ordering::Relaxed)
+    }
+}
+
+impl Sink {
+    /// Starts it on a free port.
+    pub(crate) fn start() -> Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let theirs = counters.clone();
+        let (started, begun) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name("provider".to_owned()).spawn(move || {
+            let serve = async {
+                let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+                let _ = started.send((listener.local_addr()?, process::thread_id()?));
+                loop {
+                    let (stream, _) = listener.accept().await?;
+                    stream.set_nodelay(true)?;
+                    tokio::spawn(serve(stream, theirs.clone()));
+                }
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // A failure drops `started`, which is noticed.
+            let _: Result<()> = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(serve));
+        })?;
+        let (address, thread) = begun.recv().context("the provider did not start")?;
+        Ok(Self { address, thread, counters })
+    }
+
+    /// Requests that arrived so far.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        Arrivals(self.counters.clone())
+    }
+
+    /// From now on the arrival of each marked text is noted.
+    pub(crate) fn note(&self) {
+        self.counters.noting.store(true, Ordering::Relaxed);
+    }
+
+    /// The number and time of each arrival that was noted; noting ends.
+    pub(crate) fn take_notes(&self) -> Vec<(u64, Instant)> {
+        self.counters.noting.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.counters.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Marked arrivals noted so far.
+    pub(crate) fn noted(&self) -> usize {
+        self.counters.notes.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+fn answer() -> Template {
+    let body = format!(
+        "{{\"SMSMessageData\":{{\"Message\":\"Sent to 1/1 Total Cost: KES 0.8000\",\"Recipients\":[{{\"statusCode\":101,\
+         \"number\":\"+254722000000\",\"status\":\"Success\",\"cost\":\"KES 0.8000\",\"messageId\":\"ATXid_{NUMBER}\"}}]}}}}"
+    );
+    Template::of(format!("HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
+}
+
+/// Answers one request after the other. Whatever goes wrong ends the connection.
+async fn serve(mut stream: TcpStream, counters: Arc<Counters>) -> std::io::Result<()> {
+    let template = answer();
+    let mut answer = template.copy();
+    let mut buffer = vec![0; REQUEST_MAX];
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut buffer[filled..]).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        filled += read;
+        while let Some(head) = http::head(&buffer[..filled]).filter(|head| head.total() <= filled) {
+            let number = counters.arrivals.fetch_add(1, Ordering::Relaxed);
+            if counters.noting.load(Ordering::Relaxed)
+                && let Some(mark) = mark(&buffer[head.len..head.total()])
+            {
+                counters.notes.lock().unwrap_or_else(PoisonError::into_inner).push((mark, now));
+            }
+            template.write(&mut answer, number);
+            stream.write_all(&answer).await?;
+            buffer.copy_within(head.total()..filled, 0);
+            filled -= head.total();
+        }
+    }
+}
+
+/// The number behind the mark in a form body.
+fn mark(body: &[u8]) -> Option<u64> {
+    let at = body.windows(MARK.len()).position(|w| w == MARK.as_bytes())? + MARK.len();
+    std::str::from_utf8(body.get(at..at + NUMBER.len())?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_in_a_form() {
+        assert_eq!(mark(b"username=acme&to=%2B254722000000&message=Hi+mark0000000042&bulkSMSMode=1"), Some(42));
+        assert_eq!(mark(b"message=Hi+mark00042"), None);
+        assert_eq!(mark(b"message=Hi"), None);
+    }
+
+    #[test]
+    fn the_answer_is_whole_and_names_its_message() {
+        let template = answer();
+        let mut copy = template.copy();
+        template.write(&mut copy, 7);
+        let head = http::head(&copy).expect("it is whole");
+        assert_eq!((head.status, head.total()), (201, copy.len()));
+        let body: serde_json::Value = serde_json::from_slice(&copy[head.len..]).expect("it is JSON");
+        assert_eq!(body["SMSMessageData"]["Recipients"][0]["messageId"], "ATXid_0000000007");
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_and_counted() {
+        let sink = Sink::start().expect("it starts");
+        let mut connection = http::Connection::open(sink.address).await.expect("it listens");
+        sink.note();
+        let request = http::request("POST", "/version1/messaging", &[], "message=mark0000000009&to=1");
+        for _ in 0..3 {
+            assert_eq!(connection.call(&request).await.expect("it answers").status, 201);
+        }
+        assert_eq!(sink.arrivals().count(), 3);
+        assert_eq!(sink.take_notes().iter().map(|n| n.0).collect::<Vec<_>>(), [9, 9, 9]);
+    }
+}

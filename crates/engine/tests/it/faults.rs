@@ -1,0 +1,125 @@
+//! The database goes away at the worst moments: nothing that was answered 202 is lost, and nothing goes out twice.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use raven_testkit::{
+    app::{TestApp, TestOptions, TestTenant},
+    clock::TestClock,
+    database::{MIGRATED_AT, databases},
+    faults::{Fault, FaultyStore, Verb},
+    simulators::AfricasTalking,
+};
+use serde_json::{Value, json};
+
+/// Runs a test on both engines, with a store that fails on demand.
+async fn with_faults(test: impl AsyncFn(TestApp, Arc<FaultyStore>, TestTenant, &AfricasTalking)) {
+    for database in databases().await {
+        let sim = AfricasTalking::start().await;
+        let options = TestOptions { base_urls: HashMap::from([("africas_talking".to_owned(), sim.base_url())]), ..TestOptions::default() };
+        let store = FaultyStore::around(database.store());
+        let clock = Arc::new(TestClock::at(MIGRATED_AT));
+        let app = TestApp::start_over(database, store.clone(), options, clock).await;
+        let tenant = app.tenant("Acme").await;
+        app.configure_sms(&tenant).await;
+        // The key's first check and the tenant's view are then no part of what the test looks at.
+        app.post_message(&tenant.live, body("warm")).await.expect(202);
+        app.settle().await;
+        test(app, store, tenant, &sim).await;
+    }
+}
+
+fn body(key: &str) -> Value {
+    json!({ "channel": "sms", "to": "+254722000000", "body": key, "idempotencyKey": key })
+}
+
+fn received(sim: &AfricasTalking, text: &str) -> usize {
+    sim.received().iter().filter(|r| r.text == text).count()
+}
+
+#[tokio::test]
+async fn acceptance_that_fails_is_503_and_the_retry_is_accepted() {
+    with_faults(async |app, store, t, sim| {
+        store.faults.inject(Verb::Accept, Fault::Before, 1);
+        app.post_message(&t.live, body("a")).await.expect_error(503, "overloaded");
+        let accepted = app.post_message(&t.live, body("a")).await;
+        assert!(accepted.headers.get("idempotent-replayed").is_none());
+        accepted.expect(202);
+        app.settle().await;
+        assert_eq!(received(sim, "a"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_acceptance_whose_answer_was_lost_is_delivered_once() {
+    with_faults(async |app, store, t, sim| {
+        store.faults.inject(Verb::Accept, Fault::After, 1);
+        app.post_message(&t.live, body("a")).await.expect_error(503, "overloaded");
+        app.settle().await;
+        assert_eq!(received(sim, "a"), 0, "nobody was told of it yet");
+        let replayed = app.post_message(&t.live, body("a")).await;
+        assert_eq!(replayed.headers["idempotent-replayed"], "true");
+        let id = replayed.expect(202)["id"].as_str().expect("an id").to_owned();
+        app.advance(Duration::from_secs(5)).await;
+        let message = app.message(&t.live, &id).await;
+        assert_eq!((received(sim, "a"), &message["status"]), (1, &json!("sent")), "{message}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_is_made_up_for() {
+    for fault in [Fault::Before, Fault::After] {
+        with_faults(async |app, store, t, sim| {
+            // A claim brings it, so that it has a start of its own.
+            store.faults.inject(Verb::Accept, Fault::After, 1);
+            app.post_message(&t.live, body("a")).await.expect_error(503, "overloaded");
+            store.faults.inject(Verb::Start, fault, 1);
+            app.advance(Duration::from_secs(5)).await;
+            app.advance(Duration::from_secs(5)).await;
+            assert_eq!(received(sim, "a"), 1, "{fault:?}");
+            let id = app.post_message(&t.live, body("a")).await.expect(202)["id"].as_str().expect("an id").to_owned();
+            assert_eq!(app.message(&t.live, &id).await["status"], "sent");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn outcomes_are_kept_until_the_store_is_back() {
+    for fault in [Fault::Before, Fault::After] {
+        with_faults(async |app, store, t, sim| {
+            store.faults.inject(Verb::Settle, fault, 3);
+            let id = app.post_message(&t.live, body("a")).await.expect(202)["id"].as_str().expect("an id").to_owned();
+            app.settle().await;
+            assert_eq!((received(sim, "a"), &app.message(&t.live, &id).await["status"]), (1, &json!("sent")), "{fault:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_can_not_be_looked_up_is_503_and_not_401() {
+    with_faults(async |app, store, t, _| {
+        store.faults.inject(Verb::FindKey, Fault::Before, 1);
+        app.post_message(&t.test, body("a")).await.expect_error(503, "overloaded");
+        app.post_message(&t.test, body("a")).await.expect(202);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_missed_its_heartbeats_starts_nothing() {
+    with_faults(async |app, store, t, sim| {
+        store.faults.inject(Verb::Beat, Fault::Before, 1000);
+        app.clock.advance(raven_engine::membership::FRESH + Duration::from_millis(1));
+        app.post_message(&t.live, body("a")).await.expect(202);
+        app.engine.step().await.expect("the store works");
+        tokio::task::yield_now().await;
+        assert_eq!((received(sim, "a"), app.engine.load()), (0, (0, 0)));
+        store.faults.clear();
+        app.advance(Duration::from_secs(1)).await;
+        assert_eq!(received(sim, "a"), 1);
+    })
+    .await;
+}

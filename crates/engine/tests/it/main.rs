@@ -1,0 +1,6 @@
+//! The engine over both databases, with simulated providers, injected faults and crashes.
+
+mod email;
+mod faults;
+mod outcomes;
+mod recovery;

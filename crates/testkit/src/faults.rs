@@ -1,0 +1,304 @@
+//! A store that fails on demand: before a verb takes effect, or after it did and the answer is lost.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use raven_core::{Channel, ConfigId, Environment, KeyId, Seq, TenantId, Timestamp, UserId, tenant::TenantStatus};
+use raven_store::{
+    Accepted, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, KeyRecord, Keys, Lane, Lease, MemberRecord, MessageQuery, MessageRecord, Messages,
+    Migrations, NewConfig, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Result, Secrets, Settlement, Start, Store, TenantRecord,
+    Tenants,
+    messages::{MessageClaim, MessagePage},
+};
+
+/// A verb that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// `accept`
+    Accept,
+    /// `start`
+    Start,
+    /// `settle`
+    Settle,
+    /// `claim`
+    Claim,
+    /// `release`
+    Release,
+    /// `beat`
+    Beat,
+    /// `find_key_by_prefix`
+    FindKey,
+    /// `find_tenant`
+    FindTenant,
+}
+
+/// How it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing happens, and the database is unavailable.
+    Before,
+    /// It happens, and then the answer is lost.
+    After,
+}
+
+/// What fails, and how often.
+#[derive(Default)]
+pub struct Faults(Mutex<HashMap<Verb, (Fault, usize)>>);
+
+impl Faults {
+    /// Makes the next `times` calls of a verb fail.
+    pub fn inject(&self, verb: Verb, fault: Fault, times: usize) {
+        self.0.lock().insert(verb, (fault, times));
+    }
+
+    /// Makes everything work again.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+
+    fn next(&self, verb: Verb) -> Option<Fault> {
+        let mut faults = self.0.lock();
+        let (fault, left) = faults.get_mut(&verb)?;
+        *left = left.checked_sub(1)?;
+        Some(*fault)
+    }
+
+    async fn around<T>(&self, verb: Verb, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.next(verb) {
+            None => call.await,
+            Some(Fault::Before) => Err(unavailable()),
+            Some(Fault::After) => {
+                call.await?;
+                Err(unavailable())
+            }
+        }
+    }
+}
+
+fn unavailable() -> Error {
+    Error::Unavailable("a fault was injected".into())
+}
+
+/// A store with faults.
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    /// What fails.
+    pub faults: Faults,
+}
+
+impl FaultyStore {
+    /// Around a store, without any fault yet.
+    #[must_use]
+    pub fn around(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { inner, faults: Faults::default() })
+    }
+}
+
+#[async_trait]
+impl Health for FaultyStore {
+    fn engine(&self) -> &'static str {
+        self.inner.engine()
+    }
+
+    fn writers(&self) -> usize {
+        self.inner.writers()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+
+    async fn migrations(&self) -> Result<Migrations> {
+        self.inner.migrations().await
+    }
+
+    async fn migrate(&self, now: Timestamp) -> Result<Migrations> {
+        self.inner.migrate(now).await
+    }
+
+    async fn extend(&self, now: Timestamp) -> Result<()> {
+        self.inner.extend(now).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl Tenants for FaultyStore {
+    async fn create_tenant(&self, new: NewTenant) -> Result<Outcome> {
+        self.inner.create_tenant(new).await
+    }
+
+    async fn find_tenant(&self, id: TenantId) -> Result<Option<TenantRecord>> {
+        self.faults.around(Verb::FindTenant, self.inner.find_tenant(id)).await
+    }
+
+    async fn find_tenant_by_slug(&self, slug: &str) -> Result<Option<TenantRecord>> {
+        self.inner.find_tenant_by_slug(slug).await
+    }
+
+    async fn find_membership(&self, user: UserId, slug: &str) -> Result<Option<MemberRecord>> {
+        self.inner.find_membership(user, slug).await
+    }
+
+    async fn list_memberships(&self, user: UserId, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<MemberRecord>> {
+        self.inner.list_memberships(user, before, limit).await
+    }
+
+    async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool> {
+        self.inner.set_tenant_status(id, status).await
+    }
+
+    async fn set_retry_unknown(&self, id: TenantId, retry: bool) -> Result<bool> {
+        self.inner.set_retry_unknown(id, retry).await
+    }
+
+    async fn list_tenants(&self, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<TenantRecord>> {
+        self.inner.list_tenants(before, limit).await
+    }
+}
+
+#[async_trait]
+impl Keys for FaultyStore {
+    async fn create_key(&self, new: NewKey) -> Result<Outcome> {
+        self.inner.create_key(new).await
+    }
+
+    async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, raven_store::TenantRecord)>> {
+        self.faults.around(Verb::FindKey, self.inner.find_key_by_prefix(prefix)).await
+    }
+
+    async fn find_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId) -> Result<Option<KeyRecord>> {
+        self.inner.find_key(tenant, environment, id).await
+    }
+
+    async fn list_keys(&self, tenant: TenantId, environment: Option<Environment>, before: Option<(Timestamp, KeyId)>, limit: usize) -> Result<Vec<KeyRecord>> {
+        self.inner.list_keys(tenant, environment, before, limit).await
+    }
+
+    async fn revoke_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId, now: Timestamp) -> Result<bool> {
+        self.inner.revoke_key(tenant, environment, id, now).await
+    }
+}
+
+#[async_trait]
+impl Configs for FaultyStore {
+    async fn create_config(&self, new: NewConfig) -> Result<Outcome> {
+        self.inner.create_config(new).await
+    }
+
+    async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>> {
+        self.inner.find_config(tenant, id).await
+    }
+
+    async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>> {
+        self.inner.list_configs(tenant, before, limit).await
+    }
+
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
+        self.inner.delete_config(tenant, id).await
+    }
+}
+
+#[async_trait]
+impl Messages for FaultyStore {
+    async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>> {
+        self.faults.around(Verb::Accept, self.inner.accept(batch, now)).await
+    }
+
+    async fn find_replay(&self, tenant: TenantId, environment: Environment, claim: &MessageClaim) -> Result<Option<Accepted>> {
+        self.inner.find_replay(tenant, environment, claim).await
+    }
+
+    async fn put_content(&self, tenant: TenantId, seq: Seq, content: &str) -> Result<()> {
+        self.inner.put_content(tenant, seq, content).await
+    }
+
+    async fn sweep_contents(&self, before: Timestamp, limit: usize) -> Result<usize> {
+        self.inner.sweep_contents(before, limit).await
+    }
+
+    async fn find_message(&self, tenant: TenantId, environment: Option<Environment>, seq: Seq) -> Result<Option<MessageRecord>> {
+        self.inner.find_message(tenant, environment, seq).await
+    }
+
+    async fn list_events(&self, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>> {
+        self.inner.list_events(tenant, seq).await
+    }
+
+    async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
+        self.inner.find_content(tenant, seq).await
+    }
+
+    async fn list_messages(&self, tenant: TenantId, query: &MessageQuery) -> Result<MessagePage> {
+        self.inner.list_messages(tenant, query).await
+    }
+
+    async fn purge_idempotency(&self, now: Timestamp, limit: usize) -> Result<usize> {
+        self.inner.purge_idempotency(now, limit).await
+    }
+}
+
+#[async_trait]
+impl Queue for FaultyStore {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+        self.faults.around(Verb::Start, self.inner.start(lease, starts, now)).await
+    }
+
+    async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()> {
+        self.faults.around(Verb::Settle, self.inner.settle(lease, settlements)).await
+    }
+
+    async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed> {
+        self.faults.around(Verb::Claim, self.inner.claim(lease, limit, per_lane, skip, now)).await
+    }
+
+    async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()> {
+        self.faults.around(Verb::Release, self.inner.release(lease, seqs)).await
+    }
+
+    async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped> {
+        self.inner.reap(lease, now, give_up_at, limit).await
+    }
+
+    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
+        self.inner.depth(now).await
+    }
+}
+
+#[async_trait]
+impl Nodes for FaultyStore {
+    async fn register_node(&self, node_id: &str, now: Timestamp) -> Result<Registration> {
+        self.inner.register_node(node_id, now).await
+    }
+
+    async fn beat(&self, lease: Lease, now: Timestamp) -> Result<bool> {
+        self.faults.around(Verb::Beat, self.inner.beat(lease, now)).await
+    }
+
+    async fn dead_nodes(&self, now: Timestamp) -> Result<Vec<Node>> {
+        self.inner.dead_nodes(now).await
+    }
+
+    async fn retire_node(&self, lease: Lease) -> Result<()> {
+        self.inner.retire_node(lease).await
+    }
+
+    async fn list_nodes(&self) -> Result<Vec<Node>> {
+        self.inner.list_nodes().await
+    }
+}
+
+#[async_trait]
+impl Secrets for FaultyStore {
+    async fn find_secret(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.find_secret(name).await
+    }
+
+    async fn put_secret_once(&self, name: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
+        self.inner.put_secret_once(name, wrapped).await
+    }
+}
