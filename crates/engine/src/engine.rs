@@ -124,6 +124,17 @@ pub struct Engine {
     parts: parking_lot::Mutex<Option<Running>>,
 }
 
+/// How much is under way in a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Calls whose permits are out.
+    pub calls: usize,
+    /// Jobs held in memory.
+    pub held: usize,
+    /// Outcomes on their way to the store.
+    pub unsettled: usize,
+}
+
 struct Running {
     coalescers: Vec<Coalescer>,
     settler: Option<Settler>,
@@ -246,10 +257,14 @@ impl Engine {
         Ok(usize::from(claimed) + worker.step_starts().await)
     }
 
-    /// Calls under way and not yet settled, and jobs held in memory.
+    /// Calls under way, jobs held in memory, and outcomes that are not written down yet.
     #[must_use]
-    pub fn load(&self) -> (usize, usize) {
-        self.worker.as_ref().map_or((0, 0), |w| (w.dispatcher.calls(), w.dispatcher.held()))
+    pub fn load(&self) -> Load {
+        self.worker.as_ref().map_or(Load::default(), |w| Load {
+            calls: w.dispatcher.calls(),
+            held: w.dispatcher.held(),
+            unsettled: w.attempts.outcomes.pending(),
+        })
     }
 
     /// Is this process on its way out?
@@ -275,8 +290,7 @@ impl Engine {
             if tokio::time::timeout_at(deadline, worker.attempts.tasks.wait()).await.is_err() {
                 tracing::warn!(calls = worker.dispatcher.calls(), "calls were still under way at the end of the stop; their outcomes count as unknown");
             }
-            // All permits back means that all outcomes are settled.
-            while worker.dispatcher.calls() > 0 && Instant::now() < deadline {
+            while (worker.dispatcher.calls() > 0 || worker.attempts.outcomes.pending() > 0) && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

@@ -1,6 +1,13 @@
 //! Settling: outcomes of attempts, written down in batches. An outcome is kept and tried again until the store has it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use raven_store::{Error, Lease, Next, Settlement, Store};
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +30,28 @@ pub struct Unsettled {
 }
 
 /// The way to the settler. Not bounded by itself: permits and the size of claims bound what can be in it.
-pub type Outcomes = mpsc::UnboundedSender<Unsettled>;
+#[derive(Clone)]
+pub struct Outcomes {
+    sender: mpsc::UnboundedSender<Unsettled>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Outcomes {
+    /// Hands an outcome over; gives it back when the settler has stopped.
+    ///
+    /// # Errors
+    /// The outcome.
+    pub fn send(&self, unsettled: Unsettled) -> Result<(), Box<Unsettled>> {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.sender.send(unsettled).map_err(|e| Box::new(e.0))
+    }
+
+    /// Outcomes that are not written down yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Acquire)
+    }
+}
 
 /// Outcomes of one epoch.
 struct Batch {
@@ -36,6 +64,7 @@ struct Batch {
 pub struct Settler {
     store: Arc<dyn Store>,
     outcomes: mpsc::UnboundedReceiver<Unsettled>,
+    pending: Arc<AtomicUsize>,
     /// Rung when something was settled that another action follows on.
     wake: Arc<Notify>,
     received: Vec<Unsettled>,
@@ -47,7 +76,9 @@ impl Settler {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, wake: Arc<Notify>) -> (Outcomes, Self) {
         let (sender, outcomes) = mpsc::unbounded_channel();
-        (sender, Self { store, outcomes, wake, received: Vec::with_capacity(BATCH), batches: VecDeque::new() })
+        let pending = Arc::new(AtomicUsize::new(0));
+        let settler = Self { store, outcomes, pending: pending.clone(), wake, received: Vec::with_capacity(BATCH), batches: VecDeque::new() };
+        (Outcomes { sender, pending }, settler)
     }
 
     /// Waits for outcomes and writes down all that wait. `false` when nothing can come any more and all is written.
@@ -64,6 +95,7 @@ impl Settler {
         while let Some(batch) = self.batches.pop_front() {
             match self.store.settle(batch.lease, &batch.settlements).await {
                 Ok(()) => {
+                    self.pending.fetch_sub(batch.settlements.len(), Ordering::AcqRel);
                     if batch.settlements.iter().any(|s| matches!(s.next, Next::At(..))) {
                         self.wake.notify_one();
                     }
@@ -79,6 +111,7 @@ impl Settler {
                 Err(e) => {
                     // Nothing more can be done here: the job stays marked as started, and counts as unknown after a restart.
                     let seq = batch.settlements.first().map(|s| s.seq.0);
+                    self.pending.fetch_sub(batch.settlements.len(), Ordering::AcqRel);
                     tracing::error!(error = crate::transport::chain(&e), seq, "an outcome was refused by the store");
                 }
             }

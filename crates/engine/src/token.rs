@@ -72,7 +72,9 @@ impl Tokens {
         // `exp` and `nbf` are checked below, against the clock that was passed.
         validation.validate_exp = false;
         validation.validate_nbf = false;
-        validation.set_required_spec_claims(&["exp"]);
+        // What is not required is not checked when it is missing.
+        let required = [Some("exp"), issuer.map(|_| "iss"), audience.map(|_| "aud")];
+        validation.set_required_spec_claims(&required.into_iter().flatten().collect::<Vec<_>>());
         match issuer {
             Some(issuer) => validation.set_issuer(&[issuer]),
             None => validation.iss = None,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use raven_core::{Clock, Timestamp, UserId};
-use raven_engine::{Engine, Options, OsEntropy, Surroundings, dispatch::Limits, token::Claims, transport::ExtraRoots, vault::SecretKey};
+use raven_engine::{Engine, engine::Load, Options, OsEntropy, Surroundings, dispatch::Limits, token::Claims, transport::ExtraRoots, vault::SecretKey};
 use raven_http::App;
 use raven_store::Store;
 use secrecy::SecretString;
@@ -209,15 +209,11 @@ impl TestApp {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let moved = self.engine.step().await.expect("the store works");
-            let (calls, held) = self.engine.load();
-            if moved == 0 && calls == 0 && held == 0 {
-                // What a claim settled without a call is written a moment later; only when a further step finds nothing is it quiet.
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                if self.engine.step().await.expect("the store works") == 0 && self.engine.load() == (0, 0) {
-                    return;
-                }
+            let load = self.engine.load();
+            if moved == 0 && load == Load::default() && self.engine.step().await.expect("the store works") == 0 {
+                return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "still {calls} calls and {held} held jobs");
+            assert!(tokio::time::Instant::now() < deadline, "still {load:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

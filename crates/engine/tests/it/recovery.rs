@@ -74,7 +74,8 @@ fn crash(second: &str, after: impl AsyncFn(&TestApp, &TestTenant, &[String], &Af
             app.configure_sms(&tenant).await;
             let ids = send(&app, &tenant, 10).await;
             reached(&sim, before + 2).await;
-            assert_eq!(app.engine.load(), (2, 4));
+            let load = app.engine.load();
+            assert_eq!((load.calls, load.held), (2, 4));
             let Life { app, tenant } = Life { app, tenant };
             (app.database, tenant, ids)
         });
