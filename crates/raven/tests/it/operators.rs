@@ -1,0 +1,100 @@
+//! `raven keys`, `raven tenants`, `raven doctor` on data that a server uses.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::support::{Running, call, folder, raven_with_secrets, run};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn a_tenant_and_a_key_made_by_commands_work_at_once() {
+    let folder = folder();
+    let command = |arguments: &[&str]| run(raven_with_secrets(folder.path(), arguments));
+    let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let address = server.serve_address();
+
+    let (code, stdout, stderr) = command(&["tenants", "create", "--name", "Acme & Co.", "--owner-email", "ada@example.com", "--country-code", "KE", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!((json(&stdout)["slug"].as_str(), json(&stdout)["status"].as_str()), (Some("acme-co"), Some("active")));
+    let (_, again, _) = command(&["tenants", "create", "--name", "Acme & Co.", "--owner-email", "ada@example.com", "--json"]);
+    assert_eq!(json(&again)["slug"], "acme-co-2");
+    let (code, _, stderr) = command(&["tenants", "create", "--name", "Another", "--slug", "acme-co", "--owner-email", "ada@example.com"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("taken"), "{stderr}");
+    let (_, listed, _) = command(&["tenants", "list", "--json"]);
+    assert_eq!(json(&listed).as_array().unwrap().len(), 2);
+
+    let (_, token, _) = command(&["token", "--email", "ada@example.com"]);
+    let bearer = format!("Bearer {}", token.trim());
+    let (status, me) = call(&address, "GET", "/v1/admin/me", &[("authorization", &bearer)], "");
+    assert_eq!((status, me["memberships"].as_array().map(Vec::len)), (200, Some(2)));
+
+    let (code, key, stderr) = command(&["keys", "create", "--tenant", "acme-co", "--name", "Orders", "--environment", "test"]);
+    assert_eq!(code, 0, "{stderr}");
+    let key = key.trim();
+    let body = r#"{"channel":"sms","to":"+254722000000","body":"Hi"}"#;
+    let send = |key: &str| call(&address, "POST", "/v1/messages", &[("x-raven-key", key), ("content-type", "application/json")], body).0;
+    assert_eq!(send(key), 202);
+
+    let (_, listed, _) = command(&["keys", "list", "--tenant", "acme-co", "--json"]);
+    assert_eq!(json(&listed)[0]["name"], "Orders");
+    assert!(!listed.contains(key));
+    let prefix = &key[..16];
+    let (code, _, stderr) = command(&["keys", "revoke", prefix, "--tenant", "acme-co-2"]);
+    assert_eq!(code, 1, "another tenant's key: {stderr}");
+    assert_eq!(command(&["keys", "revoke", prefix, "--tenant", "acme-co"]).0, 0);
+    assert_eq!(command(&["keys", "revoke", prefix, "--tenant", "acme-co"]).0, 1);
+    assert_eq!(send(key), 401);
+    assert_eq!(command(&["keys", "list", "--tenant", "nobody"]).0, 1);
+}
+
+#[test]
+fn another_master_key_makes_no_tenant_and_no_key() {
+    let folder = folder();
+    let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    server.serve_address();
+    let with_other_key = |arguments: &[&str]| {
+        let mut command = raven_with_secrets(folder.path(), arguments);
+        command.env("RAVEN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        run(command)
+    };
+    let (code, _, stderr) = with_other_key(&["tenants", "create", "--name", "Acme", "--owner-email", "ada@example.com"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("master key"), "{stderr}");
+    let (code, stdout, _) = with_other_key(&["doctor"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("problem  master key"), "{stdout}");
+    let (_, listed, _) = run(raven_with_secrets(folder.path(), &["tenants", "list", "--json"]));
+    assert_eq!(json(&listed), Value::Array(Vec::new()));
+}
+
+#[test]
+fn doctor_finds_files_that_are_open_to_others() {
+    let folder = folder();
+    assert_eq!(run(raven_with_secrets(folder.path(), &["migrate"])).0, 0);
+    let (code, stdout, _) = run(raven_with_secrets(folder.path(), &["doctor"]));
+    assert_eq!(code, 0, "{stdout}");
+    fs::set_permissions(folder.path().join("raven-data"), Permissions::from_mode(0o755)).unwrap();
+    let (code, stdout, _) = run(raven_with_secrets(folder.path(), &["doctor"]));
+    assert_eq!(code, 1);
+    assert!(stdout.contains("chmod 700 ./raven-data"), "{stdout}");
+}
+
+#[test]
+fn tokens_for_an_issuer_are_not_minted_without_naming_it() {
+    let folder = folder();
+    let mut command = raven_with_secrets(folder.path(), &["token"]);
+    command.env("RAVEN_JWT_ISSUER", "https://id.example");
+    let (code, stdout, stderr) = run(command);
+    // Either the token names the issuer, or there is none.
+    if code == 0 {
+        assert_eq!(stdout.lines().count(), 1);
+    } else {
+        assert!(stdout.is_empty() && stderr.contains("RAVEN_JWT_ISSUER"), "{stderr}");
+    }
+}
