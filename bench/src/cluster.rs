@@ -24,7 +24,11 @@ impl Cluster {
     /// Starts it in a folder that does not exist yet.
     pub(crate) fn start(root: &Path, dir: &Path) -> Result<Self> {
         let script = root.join("scripts/postgres");
-        let started = Command::new(&script).args(["start", "--durable"]).env("RAVEN_TEST_PG_DIR", dir).output().context("scripts/postgres can't be run")?;
+        let started = Command::new(&script)
+            .args(["start", "--durable"])
+            .env("RAVEN_TEST_PG_DIR", dir)
+            .output()
+            .context("scripts/postgres can't be run")?;
         ensure!(started.status.success(), "PostgreSQL did not start:\n{}", String::from_utf8_lossy(&started.stderr));
         // From here on, whatever fails ends it.
         let mut cluster = Self { script, dir: dir.to_owned(), url: String::new(), postmaster: 0 };

@@ -57,7 +57,9 @@ impl Database {
                 let file = file.clone();
                 tokio::task::spawn_blocking(move || -> Result<_> {
                     let connection = open(&file)?;
-                    let recorded = connection.query_row("SELECT count(*) FROM messages WHERE seq >= ?1 AND status >= ?2", (since, status), |r| r.get(0))?;
+                    let recorded =
+                        connection
+                            .query_row("SELECT count(*) FROM messages WHERE seq >= ?1 AND status >= ?2", (since, status), |r| r.get(0))?;
                     let jobs = connection.query_row("SELECT count(*) FROM jobs WHERE seq >= ?1", [since], |r| r.get(0))?;
                     Ok((recorded, jobs))
                 })

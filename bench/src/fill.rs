@@ -4,10 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use raven_core::{
-    Channel, Environment, EventKind, Seq, Source, Status, Timestamp,
-    message::Content,
-};
+use raven_core::{Channel, Environment, EventKind, Seq, Source, Status, Timestamp, message::Content, sms::Encoding};
 use rusqlite::params;
 use uuid::Uuid;
 
@@ -22,8 +19,6 @@ const CHUNK: u64 = 50_000;
 const KEPT: i64 = 30 * 24 * 3600 * 1000;
 /// The store's code for the operation that sends a message.
 const SEND_MESSAGE: i16 = 1;
-/// An SMS in the GSM 7-bit alphabet.
-const GSM7: i16 = 1;
 
 /// What to fill in: one message a millisecond, up to now.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +80,7 @@ impl Fill {
                         Channel::Sms.code(),
                         Source::Api.code(),
                         Status::Sent.code(),
-                        GSM7,
+                        Encoding::Gsm7.code(),
                         config,
                         format!("ATXid_{number}"),
                         RECIPIENT,
@@ -111,6 +106,7 @@ impl Fill {
         let (tenant, config, live) = (self.tenant, self.config, Environment::Live.code());
         let (sms, api, sent, queued, event) =
             (Channel::Sms.code(), Source::Api.code(), Status::Sent.code(), Status::Queued.code(), EventKind::Sent.code());
+        let gsm7 = Encoding::Gsm7.code();
         let seq = format!("(({start}::bigint + i) << 21)");
         for first in (0..self.count).step_by(usize::try_from(CHUNK)?) {
             let rows = format!("generate_series({first}::bigint, {}::bigint) AS i", self.count.min(first + CHUNK) - 1);
@@ -118,13 +114,13 @@ impl Fill {
                 .batch_execute(&format!(
                     "INSERT INTO messages (seq, tenant_id, cost_micros, environment, channel, source, status, segments, encoding, large, config_id,
                        cost_currency, provider, provider_message_id, recipient, content)
-                     SELECT {seq}, '{tenant}', 800000, {live}, {sms}, {api}, {sent}, 1, {GSM7}, false, '{config}', 'KES', 'africas_talking',
+                     SELECT {seq}, '{tenant}', 800000, {live}, {sms}, {api}, {sent}, 1, {gsm7}, false, '{config}', 'KES', 'africas_talking',
                        'ATXid_' || ({FIRST_NUMBER} + i), '{RECIPIENT}', '{content}' FROM {rows};
                      INSERT INTO events (message_seq, at, started_at, tenant_id, kind, attempt)
                      SELECT {seq}, {start} + i, {start} + i, '{tenant}', {event}, 1 FROM {rows}"
                 ))
                 .await?;
-            if let Some(key) = keys {
+            if let Some(key) = &keys {
                 client
                     .batch_execute(&format!(
                         "INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)

@@ -154,7 +154,10 @@ mod tests {
     async fn a_process_stops_in_order_and_its_last_words_are_kept() {
         let log = std::env::temp_dir().join(format!("raven-bench-test-{}", std::process::id()));
         let mut command = Command::new("sh");
-        command.args(["-c", "trap 'echo bye >&2; exit 3' TERM; echo up; while :; do read -r _; done"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(["-c", "trap 'echo bye >&2; exit 3' TERM; echo up; while :; do read -r _; done"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = Process::start(command, &log).expect("there is a shell");
         let mut up = [0; 3];
         std::io::Read::read_exact(process.child.stdout.as_mut().expect("it is piped"), &mut up).expect("it says so");

@@ -16,7 +16,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{http, process, template::{NUMBER, Template}};
+use crate::{
+    http, process,
+    template::{NUMBER, Template},
+};
 
 /// What stands before a number in a text whose arrival is to be noted.
 pub(crate) const MARK: &str = "mark";
@@ -99,7 +102,9 @@ fn answer() -> Template {
         "{{\"SMSMessageData\":{{\"Message\":\"Sent to 1/1 Total Cost: KES 0.8000\",\"Recipients\":[{{\"statusCode\":101,\
          \"number\":\"+254722000000\",\"status\":\"Success\",\"cost\":\"KES 0.8000\",\"messageId\":\"ATXid_{NUMBER}\"}}]}}}}"
     );
-    Template::of(format!("HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
+    Template::of(
+        format!("HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(),
+    )
 }
 
 /// Answers one request after the other. Whatever goes wrong ends the connection.

@@ -62,7 +62,10 @@ pub(crate) fn lock_data_dir(data_dir: &Path) -> anyhow::Result<Lock> {
         }
         Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("{} can't be locked", path.display())),
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(|| format!("{} can't be written", path.display()))?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .with_context(|| format!("{} can't be written", path.display()))?;
     Ok(Lock(file))
 }
 

@@ -45,7 +45,8 @@ pub(crate) async fn open_store(config: &Config, outdated: Outdated) -> anyhow::R
     }
     if !found.is_current() {
         if !config.is_embedded() && outdated == Outdated::Refuse {
-            let state = if found.applied == 0 { "is empty".to_owned() } else { format!("is at step {} of {}", found.applied, found.latest) };
+            let state =
+                if found.applied == 0 { "is empty".to_owned() } else { format!("is at step {} of {}", found.applied, found.latest) };
             bail!("the database {state}: run `raven migrate` first, or start with `raven serve --migrate`");
         }
         store.migrate(SystemClock.now()).await.context("the database can't be migrated")?;
@@ -67,7 +68,11 @@ pub(crate) async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
 pub(crate) async fn bind(address: &str, setting: &settings::Setting) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| match e.kind() {
         ErrorKind::AddrInUse => {
-            anyhow!("{address} is taken by another program: choose another address with --{} (or {})", setting.flag_name(), setting.variable())
+            anyhow!(
+                "{address} is taken by another program: choose another address with --{} (or {})",
+                setting.flag_name(),
+                setting.variable()
+            )
         }
         _ => anyhow!("can't listen on {address}: {e}; choose another address with --{} (or {})", setting.flag_name(), setting.variable()),
     })
@@ -115,8 +120,11 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
     let engine = Engine::new(surroundings, options).await.context("the engine can't start")?;
     engine.run();
 
-    let settings =
-        Settings { public_url: public_url.clone(), environment: config.environment.to_owned(), metrics_token: config.metrics_token.clone() };
+    let settings = Settings {
+        public_url: public_url.clone(),
+        environment: config.environment.to_owned(),
+        metrics_token: config.metrics_token.clone(),
+    };
     let app = App::new(engine.clone(), settings)?;
     let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
     if let Some(metrics) = metrics {

@@ -112,6 +112,7 @@ impl Drop for PostgresDatabase {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "where the test cluster is, only the environment of the test run tells")]
 fn cluster() -> String {
     std::env::var(URL_VARIABLE).unwrap_or_else(|_| {
         panic!("{URL_VARIABLE} is not set, and this test needs PostgreSQL: run ./scripts/test, or eval \"$(scripts/postgres start)\" first")

@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use raven_core::{Clock, Timestamp};
-use raven_engine::{OsEntropy, SystemClock, vault::{InstallationKeys, Vault}};
+use raven_engine::{
+    OsEntropy, SystemClock,
+    vault::{InstallationKeys, Vault},
+};
 use raven_store::{Store, nodes::DEAD_AFTER};
 use serde_json::{Value, json};
 
@@ -99,7 +102,8 @@ async fn look(config: &Config, findings: &mut Findings) {
     if missing.is_empty() {
         findings.ok("settings", "all can be used, and both secrets are given");
     } else {
-        let advice = "set what `raven serve` was started with, in the environment or in raven.toml; `raven quickstart` generates them for a trial";
+        let advice =
+            "set what `raven serve` was started with, in the environment or in raven.toml; `raven quickstart` generates them for a trial";
         findings.problem("settings", format!("{} is not set", missing.join(" and ")), advice);
     }
     look_at_files(config, findings);
@@ -125,12 +129,20 @@ fn look_at_files(config: &Config, findings: &mut Findings) {
         Ok(0) => {}
         Ok(_) => {
             closed = false;
-            findings.problem("data directory", format!("others than its owner can use {}", path.display()), format!("chmod {mode} {}", path.display()));
+            findings.problem(
+                "data directory",
+                format!("others than its owner can use {}", path.display()),
+                format!("chmod {mode} {}", path.display()),
+            );
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => {
             closed = false;
-            findings.problem("data directory", format!("{} can't be looked at: {e}", path.display()), "run this as the user that the server runs as");
+            findings.problem(
+                "data directory",
+                format!("{} can't be looked at: {e}", path.display()),
+                "run this as the user that the server runs as",
+            );
         }
     };
     check(dir, "700");
@@ -145,13 +157,21 @@ fn look_at_files(config: &Config, findings: &mut Findings) {
 async fn look_at_database(config: &Config, findings: &mut Findings) -> Option<Arc<dyn Store>> {
     // Opening the embedded one would make it.
     if config.is_embedded() && !config.sqlite_file().exists() {
-        findings.problem("database", format!("there is none at {}", config.sqlite_file().display()), "`raven migrate` or the first start of a server makes it");
+        findings.problem(
+            "database",
+            format!("there is none at {}", config.sqlite_file().display()),
+            "`raven migrate` or the first start of a server makes it",
+        );
         return None;
     }
     let store = match raven_store::connect(&config.location()).await {
         Ok(store) => store,
         Err(e) => {
-            findings.problem("database", told(&e), "see that it runs, and that RAVEN_DATABASE_URL names it with the right user and password");
+            findings.problem(
+                "database",
+                told(&e),
+                "see that it runs, and that RAVEN_DATABASE_URL names it with the right user and password",
+            );
             return None;
         }
     };
@@ -166,7 +186,11 @@ async fn look_at_database(config: &Config, findings: &mut Findings) -> Option<Ar
             Some(store)
         }
         Ok(found) if found.applied > found.latest => {
-            findings.problem("database", format!("its schema is newer (step {}) than this program (step {})", found.applied, found.latest), "run the newer raven");
+            findings.problem(
+                "database",
+                format!("its schema is newer (step {}) than this program (step {})", found.applied, found.latest),
+                "run the newer raven",
+            );
             None
         }
         Ok(found) => {
@@ -187,7 +211,11 @@ async fn look_at_keys(config: &Config, store: &Arc<dyn Store>, findings: &mut Fi
         Ok(None) => findings.ok("master key", "the installation has no keys yet; the first start makes them"),
         Ok(Some(_)) => match InstallationKeys::load(&Vault::new(master, Arc::new(OsEntropy)), &**store).await {
             Ok(_) => findings.ok("master key", "opens the installation's keys"),
-            Err(e) => findings.problem("master key", told(&e), "give the RAVEN_MASTER_KEY that the installation was made with; without it the tenants' credentials are lost"),
+            Err(e) => findings.problem(
+                "master key",
+                told(&e),
+                "give the RAVEN_MASTER_KEY that the installation was made with; without it the tenants' credentials are lost",
+            ),
         },
         Err(e) => findings.problem("master key", told(&e), "see the database's own log"),
     }
@@ -212,7 +240,11 @@ async fn look_at_work(store: &dyn Store, now: Timestamp, findings: &mut Findings
     match store.depth(now).await {
         Ok(lanes) => {
             let waiting: i64 = lanes.iter().map(|(_, depth, _)| depth).sum();
-            let late = lanes.iter().filter_map(|(channel, _, oldest)| oldest.map(|at| (channel, now.since(at)))).filter(|(_, age)| *age > LATE).max_by_key(|(_, age)| *age);
+            let late = lanes
+                .iter()
+                .filter_map(|(channel, _, oldest)| oldest.map(|at| (channel, now.since(at))))
+                .filter(|(_, age)| *age > LATE)
+                .max_by_key(|(_, age)| *age);
             match late {
                 Some((channel, age)) => findings.warning(
                     "queue",

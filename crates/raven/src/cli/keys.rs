@@ -157,7 +157,8 @@ async fn revoke(arguments: Revoke, around: Around) -> Result<(), Failure> {
     };
     store.close().await;
     if !revoked {
-        let text = format!("the tenant {} has no key {} that is not revoked: see `raven keys list --tenant {0}`", arguments.tenant, arguments.key);
+        let text =
+            format!("the tenant {} has no key {} that is not revoked: see `raven keys list --tenant {0}`", arguments.tenant, arguments.key);
         return Err(anyhow::anyhow!(text).into());
     }
     Ok(around.output.line(format!("The key {} is revoked.", arguments.key))?)

@@ -20,27 +20,26 @@ mod token;
 
 /// A self-hosted, multi-tenant messaging platform: SMS, email, push and WhatsApp through your own providers.
 #[derive(Debug, Parser)]
-#[command(name = "raven", version, disable_help_subcommand = true, after_help = "Begin with `raven quickstart`. Every setting is described by `raven serve --help`.")]
+#[command(
+    name = "raven",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Begin with `raven quickstart`. Every setting is described by `raven serve --help`."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+// What a command does is said by its own arguments: a line here would stand in its place.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Try Raven: no services and no settings needed, sends a first message.
     Quickstart(quickstart::Arguments),
-    /// Run a server: API and workers in one process.
     Serve(serve::Arguments),
-    /// Bring the database's schema up to date.
     Migrate(migrate::Arguments),
-    /// Look for what is wrong with this installation, and tell what to do.
     Doctor(doctor::Arguments),
-    /// Mint a bearer token, for development.
     Token(token::Arguments),
-    /// List, create and revoke API keys.
     Keys(keys::Arguments),
-    /// List and create tenants.
     Tenants(tenants::Arguments),
     /// Print the OpenAPI 3.1 document.
     Openapi,

@@ -95,8 +95,10 @@ async fn list(arguments: List, around: Around) -> Result<(), Failure> {
     if arguments.json {
         return Ok(around.output.json(&tenants.iter().map(view).collect())?);
     }
-    let rows: Vec<Vec<String>> =
-        tenants.iter().map(|t| vec![t.slug.clone(), t.name.clone(), t.status.to_string(), t.plan.clone(), t.created_at.to_string(), t.id.to_string()]).collect();
+    let rows: Vec<Vec<String>> = tenants
+        .iter()
+        .map(|t| vec![t.slug.clone(), t.name.clone(), t.status.to_string(), t.plan.clone(), t.created_at.to_string(), t.id.to_string()])
+        .collect();
     Ok(around.output.table(&["SLUG", "NAME", "STATUS", "PLAN", "CREATED", "ID"], &rows)?)
 }
 
@@ -168,5 +170,9 @@ fn locale(text: &str) -> Result<String, String> {
 }
 
 fn zone(text: &str) -> Result<String, String> {
-    if is_time_zone(text) { Ok(text.to_owned()) } else { Err("must be a time zone of the IANA database, for example Africa/Nairobi".to_owned()) }
+    if is_time_zone(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a time zone of the IANA database, for example Africa/Nairobi".to_owned())
+    }
 }

@@ -24,7 +24,11 @@ impl<const SERVER: bool> Flags<SERVER> {
 impl<const SERVER: bool> Args for Flags<SERVER> {
     fn augment_args(command: Command) -> Command {
         let command = Self::settings().fold(command, |command, setting| command.arg(argument(setting)));
-        let variables: Vec<String> = settings::ALL.iter().filter(|s| s.flag == Flag::Never).map(|s| format!("  {}\n      {}", s.variable(), s.doc)).collect();
+        let variables: Vec<String> = settings::ALL
+            .iter()
+            .filter(|s| s.flag == Flag::Never && (SERVER || s.key != settings::METRICS_TOKEN.key))
+            .map(|s| format!("  {}\n      {}", s.variable(), s.doc))
+            .collect();
         command.after_help(format!(
             "Flags go over RAVEN_* environment variables, those over raven.toml, that over defaults.\n\nSettings that are no flags, because a command line can be read by others:\n{}",
             variables.join("\n")

@@ -108,7 +108,8 @@ impl Config {
             master_key: reader.read(&settings::MASTER_KEY, parse::master_key),
             node_id: reader.read(&settings::NODE_ID, parse::node_id),
             public_url: reader.read(&settings::PUBLIC_URL, parse::url),
-            environment: reader.with_fallback(&settings::ENVIRONMENT, parse::one_of(&[("production", "production"), ("staging", "staging")])),
+            environment: reader
+                .with_fallback(&settings::ENVIRONMENT, parse::one_of(&[("production", "production"), ("staging", "staging")])),
             only: reader.read(&settings::ONLY, parse::one_of(&[("api", Role::Api), ("worker", Role::Worker)])),
             allow_private_networks: reader.read(&settings::ALLOW_PRIVATE_NETWORKS, parse::boolean).unwrap_or(profile.quickstart),
             log: reader.read(&settings::LOG, parse::log_filter).unwrap_or_else(|| usual_log.to_owned()),
@@ -122,7 +123,11 @@ impl Config {
         };
         let mut mistakes = reader.sources.mistakes;
         if config.database_direct_url.is_some() && config.database_url.is_none() {
-            mistakes.push(format!("{}: has no use without {}", settings::DATABASE_DIRECT_URL.variable(), settings::DATABASE_URL.variable()));
+            mistakes.push(format!(
+                "{}: has no use without {}",
+                settings::DATABASE_DIRECT_URL.variable(),
+                settings::DATABASE_URL.variable()
+            ));
         }
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -263,9 +268,15 @@ mod tests {
         let file = dir.path().join("raven.toml");
         std::fs::write(&file, "listen = \"127.0.0.1:1\"\nlog = \"error\"\nnode_id = \"file\"\nallow_private_networks = true\n[provider_base_url]\ntwilio = \"http://127.0.0.1:9\"\n").unwrap();
         let file = file.to_str().unwrap();
-        let config = load(OPERATOR, &[("listen", "127.0.0.1:3")], &[("RAVEN_CONFIG", file), ("RAVEN_LISTEN", "127.0.0.1:2"), ("RAVEN_LOG", "debug")]);
+        let config = load(
+            OPERATOR,
+            &[("listen", "127.0.0.1:3")],
+            &[("RAVEN_CONFIG", file), ("RAVEN_LISTEN", "127.0.0.1:2"), ("RAVEN_LOG", "debug")],
+        );
         assert!(config.is_ok(), "{config:?}");
-        let config = load(OPERATOR, &[("config", file), ("listen", "127.0.0.1:3")], &[("RAVEN_LISTEN", "127.0.0.1:2"), ("RAVEN_LOG", "debug")]).unwrap();
+        let config =
+            load(OPERATOR, &[("config", file), ("listen", "127.0.0.1:3")], &[("RAVEN_LISTEN", "127.0.0.1:2"), ("RAVEN_LOG", "debug")])
+                .unwrap();
         assert_eq!((config.listen.as_str(), config.log.as_str(), config.node_id.as_deref()), ("127.0.0.1:3", "debug", Some("file")));
         assert!(config.allow_private_networks);
         assert_eq!(config.base_urls["twilio"], "http://127.0.0.1:9");
@@ -279,7 +290,13 @@ mod tests {
         let mistakes = load(
             SERVE,
             &[("config", file.to_str().unwrap()), ("only", "both")],
-            &[("RAVEN_LISTEN", "nowhere"), ("RAVEN_JWT_SECRET", "hush"), ("RAVEN_DATABASE_URL", "mysql://u:hush@h/d"), ("RAVEN_PROVIDER_TWILIO_BASE_URL", "x"), ("RAVEN_LGO", "info")],
+            &[
+                ("RAVEN_LISTEN", "nowhere"),
+                ("RAVEN_JWT_SECRET", "hush"),
+                ("RAVEN_DATABASE_URL", "mysql://u:hush@h/d"),
+                ("RAVEN_PROVIDER_TWILIO_BASE_URL", "x"),
+                ("RAVEN_LGO", "info"),
+            ],
         )
         .unwrap_err();
         let all = mistakes.join("\n");
@@ -319,7 +336,10 @@ mod tests {
         let data_dir = [("data_dir", dir.path().to_str().unwrap())];
         let mistakes = load(SERVE, &data_dir, &[]).unwrap_err();
         assert_eq!(mistakes.len(), 2);
-        assert!(mistakes[0].starts_with("RAVEN_JWT_SECRET: is required") && mistakes[1].starts_with("RAVEN_MASTER_KEY: is required"), "{mistakes:?}");
+        assert!(
+            mistakes[0].starts_with("RAVEN_JWT_SECRET: is required") && mistakes[1].starts_with("RAVEN_MASTER_KEY: is required"),
+            "{mistakes:?}"
+        );
         let config = load(KEEPER, &data_dir, &[]).unwrap();
         assert!(config.master_key.is_some() && config.jwt_secret.is_some());
         assert!(load(SIGNER, &data_dir, &[]).is_ok());

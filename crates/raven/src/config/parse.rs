@@ -138,7 +138,19 @@ mod tests {
     fn urls_lose_their_last_slash_and_have_a_host() {
         assert_eq!(url("https://raven.example.com/"), Ok("https://raven.example.com".to_owned()));
         assert_eq!(url("http://127.0.0.1:9901/version1"), Ok("http://127.0.0.1:9901/version1".to_owned()));
-        for bad in ["", "http://", "https:///x", "ftp://x", "raven.example.com", "http://x:99999", "http://x?y", "http://a b", "http://u:p@x", "http://x#y", "http://x/\n"] {
+        for bad in [
+            "",
+            "http://",
+            "https:///x",
+            "ftp://x",
+            "raven.example.com",
+            "http://x:99999",
+            "http://x?y",
+            "http://a b",
+            "http://u:p@x",
+            "http://x#y",
+            "http://x/\n",
+        ] {
             assert!(url(bad).is_err(), "{bad}");
         }
         assert_eq!(host_of("http://[::1]:80/x"), Some("::1"));

@@ -220,8 +220,14 @@ mod tests {
 
     #[test]
     fn what_clusters_inject_is_passed_over_and_empty_counts_as_unset() {
-        let mut sources =
-            of(&[("RAVEN_PORT", "tcp://10.0.0.1:80"), ("RAVEN_PORT_80_TCP", "x"), ("RAVEN_SERVICE_HOST", "x"), ("RAVEN_TEST_X", "x"), ("PATH", "/"), ("RAVEN_LISTEN", "")]);
+        let mut sources = of(&[
+            ("RAVEN_PORT", "tcp://10.0.0.1:80"),
+            ("RAVEN_PORT_80_TCP", "x"),
+            ("RAVEN_SERVICE_HOST", "x"),
+            ("RAVEN_TEST_X", "x"),
+            ("PATH", "/"),
+            ("RAVEN_LISTEN", ""),
+        ]);
         assert!(sources.mistakes.is_empty());
         assert!(sources.take(&settings::LISTEN).is_none());
     }

@@ -15,7 +15,10 @@ fn the_document_of_settings_is_current() {
         fs::write(&path, &made).unwrap();
     }
     let kept = fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == made, "docs/configuration.md is not what the table of settings says: RAVEN_UPDATE_DOCS=1 cargo test -p raven writes it");
+    assert!(
+        kept == made,
+        "docs/configuration.md is not what the table of settings says: RAVEN_UPDATE_DOCS=1 cargo test -p raven writes it"
+    );
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The real binary, from outside: started in a folder of its own, with an environment of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
+mod crash;
 mod documents;
 mod layers;
 mod operators;

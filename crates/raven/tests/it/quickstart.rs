@@ -28,7 +28,9 @@ fn it_delivers_a_first_message_goes_on_serving_and_stops_in_order() {
 #[test]
 fn a_second_run_uses_what_is_there() {
     let folder = folder();
-    let keys = |server: &Running| -> Vec<String> { server.seen.lines().filter(|l| l.trim().starts_with("live key") || l.trim().starts_with("test key")).map(str::to_owned).collect() };
+    let keys = |server: &Running| -> Vec<String> {
+        server.seen.lines().filter(|l| l.trim().starts_with("live key") || l.trim().starts_with("test key")).map(str::to_owned).collect()
+    };
     let mut first = Running::start(raven(folder.path(), &["quickstart", "--listen", "127.0.0.1:0"]));
     first.line("Ctrl-C");
     let secrets = fs::read(folder.path().join("raven-data/secrets.toml")).unwrap();
@@ -73,10 +75,14 @@ fn a_token_opens_the_demo_tenant() {
     let (code, token, stderr) = run(raven(folder.path(), &["token"]));
     assert_eq!((code, token.lines().count(), stderr.as_str()), (0, 1, ""));
     let (status, me) = call(&address, "GET", "/v1/admin/me", &[("authorization", &format!("Bearer {}", token.trim()))], "");
-    assert_eq!((status, me["user"]["email"].as_str(), me["memberships"][0]["tenantSlug"].as_str()), (200, Some("demo@example.com"), Some("demo")));
+    assert_eq!(
+        (status, me["user"]["email"].as_str(), me["memberships"][0]["tenantSlug"].as_str()),
+        (200, Some("demo@example.com"), Some("demo"))
+    );
 
     let user = "0b0f8a5e-3f7f-4a3e-9d4d-0d6a7c1b2e3f";
-    let (code, token, _) = run(raven(folder.path(), &["token", "--email", "ada@example.com", "--name", "Ada", "--user", user, "--expires-in", "5m"]));
+    let (code, token, _) =
+        run(raven(folder.path(), &["token", "--email", "ada@example.com", "--name", "Ada", "--user", user, "--expires-in", "5m"]));
     assert_eq!(code, 0);
     let (status, me) = call(&address, "GET", "/v1/admin/me", &[("authorization", &format!("Bearer {}", token.trim()))], "");
     assert_eq!((status, me["user"]["id"].as_str(), me["user"]["name"].as_str()), (200, Some(user), Some("Ada")));

@@ -1,5 +1,10 @@
 //! `raven serve`.
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
 use raven_testkit::database::URL_VARIABLE;
 use tokio_postgres::NoTls;
 
@@ -73,6 +78,19 @@ fn a_server_killed_outright_leaves_nothing_that_stops_the_next() {
 }
 
 #[test]
+fn a_client_that_keeps_its_connection_does_not_hold_the_stop_back() {
+    let folder = folder();
+    let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let mut kept = TcpStream::connect(server.serve_address()).unwrap();
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: raven\r\n\r\n").unwrap();
+    assert!(kept.read(&mut [0; 4096]).unwrap() > 0);
+    server.signal("TERM");
+    assert_eq!(server.end(), 0, "{}", server.seen);
+    assert!(!server.seen.contains("are cut"), "{}", server.seen);
+    drop(kept);
+}
+
+#[test]
 fn another_master_key_is_refused() {
     let folder = folder();
     let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
@@ -106,12 +124,14 @@ struct EmptyDatabase {
 impl EmptyDatabase {
     fn create() -> Self {
         #[expect(clippy::disallowed_methods, reason = "tests are told by the environment where PostgreSQL is")]
-        let cluster = std::env::var(URL_VARIABLE).unwrap_or_else(|_| panic!("{URL_VARIABLE} is not set: run ./scripts/test, or eval \"$(scripts/postgres start)\" first"));
+        let cluster = std::env::var(URL_VARIABLE)
+            .unwrap_or_else(|_| panic!("{URL_VARIABLE} is not set: run ./scripts/test, or eval \"$(scripts/postgres start)\" first"));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (admin, name) = runtime.block_on(async {
             let (admin, connection) = tokio_postgres::connect(&cluster, NoTls).await.unwrap();
             tokio::spawn(connection);
-            let name: String = admin.query_one("SELECT 'raven_empty_' || replace(gen_random_uuid()::text, '-', '')", &[]).await.unwrap().get(0);
+            let name: String =
+                admin.query_one("SELECT 'raven_empty_' || replace(gen_random_uuid()::text, '-', '')", &[]).await.unwrap().get(0);
             admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
             (admin, name)
         });

@@ -9,7 +9,11 @@ fn all_mistakes_are_told_at_once() {
     let folder = folder();
     fs::write(folder.path().join("raven.toml"), "listn = \"127.0.0.1:1\"\nlog_format = \"xml\"\n").unwrap();
     let mut command = raven(folder.path(), &["serve", "--only", "everything"]);
-    command.env("RAVEN_LISTN", "x").env("RAVEN_MASTER_KEY", "hush-hush").env("RAVEN_PUBLIC_URL", "example.com").env("RAVEN_PORT_80_TCP", "tcp://10.0.0.1:80");
+    command
+        .env("RAVEN_LISTN", "x")
+        .env("RAVEN_MASTER_KEY", "hush-hush")
+        .env("RAVEN_PUBLIC_URL", "example.com")
+        .env("RAVEN_PORT_80_TCP", "tcp://10.0.0.1:80");
     let (code, stdout, stderr) = run(command);
     assert_eq!((code, stdout.as_str()), (2, ""));
     for part in [
@@ -43,7 +47,20 @@ fn doctor_tells_mistakes_as_findings() {
 fn help_of_every_command_names_its_variables() {
     let folder = folder();
     for (command, variables) in [
-        (&["serve"][..], &["RAVEN_LISTEN", "RAVEN_DATA_DIR", "RAVEN_DATABASE_URL", "RAVEN_JWT_SECRET", "RAVEN_MASTER_KEY", "RAVEN_METRICS_TOKEN", "--migrate", "127.0.0.1:8080"][..]),
+        (
+            &["serve"][..],
+            &[
+                "RAVEN_LISTEN",
+                "RAVEN_DATA_DIR",
+                "RAVEN_DATABASE_URL",
+                "RAVEN_JWT_SECRET",
+                "RAVEN_MASTER_KEY",
+                "RAVEN_METRICS_TOKEN",
+                "--migrate",
+                "127.0.0.1:8080",
+                "within",
+            ][..],
+        ),
         (&["quickstart"], &["RAVEN_LISTEN", "RAVEN_ALLOW_PRIVATE_NETWORKS", "RAVEN_ONLY", "RAVEN_LOG"]),
         (&["migrate"], &["RAVEN_DATABASE_URL", "RAVEN_DATABASE_DIRECT_URL", "RAVEN_CONFIG"]),
         (&["doctor"], &["RAVEN_DATA_DIR", "--json"]),
@@ -65,7 +82,14 @@ fn help_of_every_command_names_its_variables() {
 #[test]
 fn a_wrong_command_line_exits_with_2() {
     let folder = folder();
-    for arguments in [&["nonsense"][..], &["serve", "--nonsense"], &["token", "--expires-in", "soon"], &["token", "--user", "ada"], &["tenants", "create", "--name", "x"], &[]] {
+    for arguments in [
+        &["nonsense"][..],
+        &["serve", "--nonsense"],
+        &["token", "--expires-in", "soon"],
+        &["token", "--user", "ada"],
+        &["tenants", "create", "--name", "x"],
+        &[],
+    ] {
         assert_eq!(run(raven(folder.path(), arguments)).0, 2, "{arguments:?}");
     }
 }

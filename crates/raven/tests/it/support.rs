@@ -16,47 +16,47 @@ use tempfile::TempDir;
 /// How long anything may take before the test gives up: far longer than it needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const JWT_SECRET: &str = "a-secret-of-tests-that-nobody-must-see";
-pub const MASTER_KEY: &str = "c2VjcmV0LW1hc3Rlci1rZXktb2YtdGVzdHMtMzJieXQ=";
+pub(crate) const JWT_SECRET: &str = "a-secret-of-tests-that-nobody-must-see";
+pub(crate) const MASTER_KEY: &str = "c2VjcmV0LW1hc3Rlci1rZXktb2YtdGVzdHMtMzJieXQ=";
 
 /// A folder to run in.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// The binary in a folder, with no environment but what the test adds.
-pub fn raven(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn raven(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raven"));
     command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
     command
 }
 
 /// The same with the secrets that a server needs.
-pub fn raven_with_secrets(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn raven_with_secrets(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = raven(folder, arguments);
     command.env("RAVEN_JWT_SECRET", JWT_SECRET).env("RAVEN_MASTER_KEY", MASTER_KEY);
     command
 }
 
 /// Runs a command to its end.
-pub fn run(mut command: Command) -> (i32, String, String) {
+pub(crate) fn run(mut command: Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code().unwrap_or(-1), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 /// A process that goes on running; killed with the test.
-pub struct Running {
+pub(crate) struct Running {
     pid: u32,
     lines: Receiver<String>,
     /// All that was printed so far, of both streams.
-    pub seen: String,
+    pub(crate) seen: String,
     ended: Receiver<ExitStatus>,
     over: bool,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let streams: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -76,7 +76,7 @@ impl Running {
     }
 
     /// Waits for a line that contains `text`, and returns it.
-    pub fn line(&mut self, text: &str) -> String {
+    pub(crate) fn line(&mut self, text: &str) -> String {
         loop {
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("{text:?} did not come:\n{}", self.seen) };
             self.seen.push_str(&line);
@@ -88,25 +88,28 @@ impl Running {
     }
 
     /// The address that a quickstart tells.
-    pub fn quickstart_address(&mut self) -> String {
+    pub(crate) fn quickstart_address(&mut self) -> String {
         self.line("Serving on http://").rsplit_once('/').unwrap().1.to_owned()
     }
 
     /// The address in the log of a server.
-    pub fn serve_address(&mut self) -> String {
+    pub(crate) fn serve_address(&mut self) -> String {
         let line = self.line("listening");
         let address = line.split("address=").nth(1).unwrap_or_else(|| panic!("no address in {line}"));
         address.split_whitespace().next().unwrap().to_owned()
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
         assert!(!self.over);
-        let sent = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().unwrap();
-        assert!(sent.success());
+        assert!(kill(name, self.pid));
     }
 
     /// Waits for the end; returns the exit code, and leaves all that was printed in `seen`.
-    pub fn end(&mut self) -> i32 {
+    pub(crate) fn end(&mut self) -> i32 {
         let status = self.ended.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it goes on running:\n{}", self.seen));
         self.over = true;
         for thread in self.threads.drain(..) {
@@ -123,9 +126,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.over {
-            let _ = Command::new("kill").args(["-s", "KILL", &self.pid.to_string()]).status();
+            kill("KILL", self.pid);
         }
     }
+}
+
+/// By the shell's own `kill`: there is no program of that name on a small system.
+fn kill(signal: &str, pid: u32) -> bool {
+    Command::new("sh").args(["-c", &format!("kill -s {signal} {pid}")]).status().is_ok_and(|s| s.success())
 }
 
 fn wait(mut child: Child, tell: &std::sync::mpsc::Sender<ExitStatus>) {
@@ -133,7 +141,7 @@ fn wait(mut child: Child, tell: &std::sync::mpsc::Sender<ExitStatus>) {
 }
 
 /// One request; returns status and body.
-pub fn call(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+pub(crate) fn call(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
@@ -150,6 +158,6 @@ pub fn call(address: &str, method: &str, path: &str, headers: &[(&str, &str)], b
 }
 
 /// The permission bits of a file.
-pub fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777
 }

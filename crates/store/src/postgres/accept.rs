@@ -15,7 +15,8 @@ use super::{
 use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, messages::MessageClaim};
 
 // The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
-// What was inserted is joined by seq, never by key. Only rows that were not accepted come back.
+// What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
+// to the rows that are asked for, whatever way it joins them.
 const ACCEPT: &str = "
 WITH candidate AS MATERIALIZED (
   SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2 ELSE 0 END AS refusal
@@ -25,8 +26,8 @@ WITH candidate AS MATERIALIZED (
     WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
       external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
       started, config_id, encoding, n)
-  LEFT JOIN tenants t ON t.id = c.tenant_id AND t.status = 1
-  LEFT JOIN api_keys k ON k.id = c.key_id AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
+  LEFT JOIN tenants t ON t.id = c.tenant_id AND t.id = ANY ($3) AND t.status = 1
+  LEFT JOIN api_keys k ON k.id = c.key_id AND k.id = ANY ($7) AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
   ORDER BY c.n
 ), claimed AS (
   INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
@@ -56,8 +57,11 @@ const _: () = {
 const EARLIER: &str = "
 SELECT u.seq AS candidate_seq, i.fingerprint, i.message_seq, i.accepted_status, m.recipient, m.channel
 FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::smallint[], $5::text[]) AS u (seq, owner_id, environment, operation, key)
-JOIN idempotency i ON i.owner_id = u.owner_id AND i.environment = u.environment AND i.operation = u.operation AND i.key = u.key
-LEFT JOIN messages m ON m.seq = i.message_seq";
+CROSS JOIN LATERAL (
+  SELECT * FROM idempotency i
+  WHERE i.owner_id = u.owner_id AND i.environment = u.environment AND i.operation = u.operation AND i.key = u.key LIMIT 1
+) i
+LEFT JOIN LATERAL (SELECT m.recipient, m.channel FROM messages m WHERE m.seq = i.message_seq LIMIT 1) m ON true";
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[ACCEPT, EARLIER];
@@ -291,7 +295,12 @@ fn answer_of(row: &Row, claim: &MessageClaim, or: impl FnOnce() -> Result<(Strin
         Some(recipient) => (recipient, code(row, "channel", Channel::from_code)?),
         None => or()?,
     };
-    Ok(Accepted::Replayed { seq: Seq(get(row, "message_seq")?), recipient, channel, status: code(row, "accepted_status", Status::from_code)? })
+    Ok(Accepted::Replayed {
+        seq: Seq(get(row, "message_seq")?),
+        recipient,
+        channel,
+        status: code(row, "accepted_status", Status::from_code)?,
+    })
 }
 
 /// See [`Messages::accept`](crate::Messages::accept).

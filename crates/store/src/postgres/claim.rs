@@ -51,11 +51,13 @@ WITH locked AS MATERIALIZED (
 ), chosen AS MATERIALIZED (
   SELECT * FROM locked ORDER BY round, lane LIMIT $7
 ), leased AS (
-  UPDATE jobs j SET epoch = $1 FROM chosen c WHERE j.seq = c.seq
+  UPDATE jobs j SET epoch = $1 FROM chosen c WHERE j.seq = ANY (ARRAY(SELECT seq FROM chosen)) AND j.seq = c.seq
   RETURNING j.seq, j.tenant_id, j.environment, j.channel, j.action, j.attempt, j.expires_at, c.round, c.lane
 )
 SELECT l.seq, l.tenant_id, l.environment, l.channel, l.action, l.attempt, l.expires_at, m.recipient, COALESCE(c.content, m.content) AS content
-FROM leased l LEFT JOIN messages m ON m.seq = l.seq LEFT JOIN contents c ON m.large AND c.seq = l.seq
+FROM leased l
+LEFT JOIN LATERAL (SELECT recipient, content, large FROM messages WHERE seq = l.seq LIMIT 1) m ON true
+LEFT JOIN LATERAL (SELECT content FROM contents WHERE m.large AND seq = l.seq LIMIT 1) c ON true
 ORDER BY l.round, l.lane";
 
 #[cfg(any(test, feature = "conformance"))]
@@ -81,7 +83,14 @@ struct Walk {
 }
 
 /// See [`Queue::claim`](crate::Queue::claim).
-pub(super) async fn claim(store: &PostgresStore, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed> {
+pub(super) async fn claim(
+    store: &PostgresStore,
+    lease: Lease,
+    limit: usize,
+    per_lane: usize,
+    skip: &[Lane],
+    now: Timestamp,
+) -> Result<Claimed> {
     let skip: HashSet<Lane> = skip.iter().copied().collect();
     let mut connection = store.connection().await?;
     let first = look(&mut connection, &skip, i64::MIN).await?;
@@ -92,7 +101,11 @@ pub(super) async fn claim(store: &PostgresStore, lease: Lease, limit: usize, per
     }
     let after = *store.last_lane.lock();
     let walk = walk(&mut connection, after, &skip, limit, now).await?;
-    let jobs = if walk.due.is_empty() || per_lane == 0 { Vec::new() } else { take(&mut connection, lease, &walk.due, limit, per_lane, now).await? };
+    let jobs = if walk.due.is_empty() || per_lane == 0 {
+        Vec::new()
+    } else {
+        take(&mut connection, lease, &walk.due, limit, per_lane, now).await?
+    };
     if let Some(last) = jobs.last().map(|job| job.lane).or(if walk.complete { None } else { walk.last }) {
         *store.last_lane.lock() = Some(last);
     }
@@ -160,8 +173,7 @@ async fn walk(connection: &mut Connection, after: Option<Lane>, skip: &HashSet<L
 
 async fn hop(connection: &mut Connection, from: Option<Lane>, now: Timestamp) -> Result<Vec<Row>> {
     // No environment has code 0, so every lane comes after this.
-    let (tenant, environment, channel) =
-        from.map_or((Uuid::nil(), 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code()));
+    let (tenant, environment, channel) = from.map_or((Uuid::nil(), 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code()));
     Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis()]).await?)
 }
 
@@ -171,9 +183,8 @@ async fn take(connection: &mut Connection, lease: Lease, lanes: &[Lane], most: u
     let channels: Vec<i16> = lanes.iter().map(|l| l.channel.code()).collect();
     // Each of the other lanes gives one at least, so more than this can't be taken of any.
     let each = per_lane.min(most.saturating_sub(lanes.len() - 1).max(1));
-    let rows = connection
-        .query(TAKE, &[&lease.0, &tenants, &environments, &channels, &now.millis(), &limit_of(each), &limit_of(most)])
-        .await?;
+    let rows =
+        connection.query(TAKE, &[&lease.0, &tenants, &environments, &channels, &now.millis(), &limit_of(each), &limit_of(most)]).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
         if get::<Option<&str>>(row, "recipient")?.is_none() {

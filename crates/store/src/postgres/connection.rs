@@ -18,6 +18,8 @@ use crate::{Error, Result};
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How long one statement may take before we give its connection up. The server's own limit is shorter.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// The same for a migration, which may rewrite tables, or wait for another process that does.
+const MIGRATE_WITHIN: Duration = Duration::from_secs(3600);
 /// The pause after a first failed connection, during which verbs answer at once. It doubles up to the longest one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -25,11 +27,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a direct connection asks of the server. A pooler would drop it or, worse, pass it on to others; there it is the
 /// operator's to set (`ALTER ROLE raven SET statement_timeout = …`), and our own time limit still holds.
 ///
-/// All our statements hop over indexes, row by row. A plan is kept for the life of a connection, so one that was made while a
-/// table was almost empty must not read all of it, or join by hashing all of it, when it has grown a thousandfold.
-/// Compiling expressions never pays for statements as small as ours.
+/// All our statements reach their rows by an index. A plan is kept for the life of a connection, so one that was made while
+/// a table was almost empty must not read all of it when it has grown a thousandfold. (Behind a pooler such a plan lasts
+/// until the table is analyzed again.) Compiling expressions never pays for statements as small as ours.
 const SESSION_OPTIONS: &str = "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=15000 \
-     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+     -c enable_seqscan=off -c jit=off";
 
 /// What a statement's parameter looks like to the driver.
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -52,6 +54,17 @@ pub(super) fn config(url: &str, pooled: bool) -> Result<(Config, Tls)> {
         config.options(options);
     }
     Ok((config, tls))
+}
+
+/// For connections whose statements join a batch with the rows that it names: both sides are small then, and each is read
+/// once. The planner, who can't know how many a batch has, would rather look rows up one by one, each time with the
+/// whole list of the batch at hand.
+pub(super) fn joining_by_hash(config: &Config) -> Config {
+    let mut config = config.clone();
+    if let Some(options) = config.get_options().map(|options| format!("{options} -c enable_nestloop=off")) {
+        config.options(options);
+    }
+    config
 }
 
 /// A pool of connections that remembers when the database was last out of reach.
@@ -104,7 +117,7 @@ impl Connections {
             return Err(Error::Unavailable("the last connection failed a moment ago".into()));
         }
         match self.pool.get().await {
-            Ok(object) => Ok(Connection { object: Some(object), spoiled: false }),
+            Ok(object) => Ok(Connection { object: Some(object), spoiled: false, within: ANSWER_WITHIN }),
             Err(e) => Err(self.refused(e)),
         }
     }
@@ -136,9 +149,16 @@ impl Connections {
 pub(super) struct Connection {
     object: Option<Object>,
     spoiled: bool,
+    /// How long one statement may take.
+    within: Duration,
 }
 
 impl Connection {
+    /// Lets statements take as long as a migration may.
+    pub(super) const fn take_time(&mut self) {
+        self.within = MIGRATE_WITHIN;
+    }
+
     /// Runs a prepared statement and gives its rows.
     pub(super) async fn query(&mut self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
         self.run(async |client| {
@@ -194,7 +214,7 @@ impl Connection {
         let Some(object) = &self.object else { return Err(Failure::Silent) };
         // Whoever drops this future half-way leaves an answer under way.
         let before = std::mem::replace(&mut self.spoiled, true);
-        let result = match timeout(ANSWER_WITHIN, work(object)).await {
+        let result = match timeout(self.within, work(object)).await {
             Ok(result) => result.map_err(Failure::Driver),
             Err(_) => Err(Failure::Silent),
         };

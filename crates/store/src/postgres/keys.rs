@@ -18,8 +18,13 @@ macro_rules! key_columns {
 
 const INSERT: &str = "INSERT INTO api_keys (id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, \
      rate_limit_rpm, expires_at, created_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-const FIND_BY_PREFIX: &str =
-    concat!("SELECT ", key_columns!(), ", ", tenant_columns!(), " FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.prefix = $1");
+const FIND_BY_PREFIX: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    ", ",
+    tenant_columns!(),
+    " FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.prefix = $1"
+);
 const FIND: &str = concat!(
     "SELECT ",
     key_columns!(),

@@ -85,8 +85,7 @@ const SWEEP_CONTENTS: &str = "DELETE FROM contents WHERE seq IN (SELECT c.seq FR
 // No index tells the expired records (it would cost each acceptance), so all are read, by stretches of blocks.
 const PURGE_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency \
      WHERE ctid >= $1::text::tid AND ctid < $2::text::tid AND expires_at < $3 LIMIT $4)) AND expires_at < $3";
-const IDEMPOTENCY_BLOCKS: &str =
-    "SELECT pg_relation_size('idempotency') / current_setting('block_size')::bigint AS blocks";
+const IDEMPOTENCY_BLOCKS: &str = "SELECT pg_relation_size('idempotency') / current_setting('block_size')::bigint AS blocks";
 /// Blocks that one statement reads.
 const STRETCH: i64 = 4096;
 

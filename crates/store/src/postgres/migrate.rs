@@ -33,20 +33,21 @@ const LATEST: i32 = STEPS[STEPS.len() - 1].number;
 // The key is arbitrary; registrations of nodes use another one.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7228162910)";
 const HAS_TABLE: &str = "SELECT to_regclass('migrations') IS NOT NULL AS found";
-const TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS migrations (number integer NOT NULL PRIMARY KEY, name text COLLATE \"C\" NOT NULL, applied_at bigint NOT NULL)";
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (number integer NOT NULL PRIMARY KEY, name text COLLATE \"C\" NOT NULL, applied_at bigint NOT NULL)";
 // Prepared on demand only: the table may not be there.
 const APPLIED: &str = "SELECT COALESCE(max(number), 0) AS applied FROM migrations";
 const RECORD: &str = "INSERT INTO migrations (number, name, applied_at) VALUES ($1, $2, $3)";
-const EXISTING: &str = "SELECT relname::text AS name FROM pg_class WHERE relname = ANY ($1::text[]) AND relkind = 'r' AND pg_table_is_visible(oid)";
+const EXISTING: &str =
+    "SELECT relname::text AS name FROM pg_class WHERE relname = ANY ($1::text[]) AND relkind = 'r' AND pg_table_is_visible(oid)";
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[LOCK, HAS_TABLE, APPLIED, RECORD, EXISTING];
 
 /// A step may rewrite a table, which takes its time; but what it waits for others, they wait for it.
-const STEP_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '60s'";
+const STEP_LIMITS: &str =
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '60s'";
 /// Whoever migrates may have to wait for another process that does.
-const LOCK_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '14s'";
+const LOCK_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10min'";
 
 /// Where the schema is.
 pub(super) async fn state(connection: &mut Connection) -> Result<Migrations> {
@@ -65,6 +66,7 @@ async fn applied(connection: &mut Connection) -> Result<i32> {
 pub(super) async fn migrate(config: &Config, tls: &Tls, now: Timestamp) -> Result<Migrations> {
     let direct = Connections::new(config, tls, 1)?;
     let mut connection = direct.get().await?;
+    connection.take_time();
     for step in STEPS {
         apply(&mut connection, step, now).await?;
     }
@@ -178,7 +180,9 @@ pub(super) async fn extend(config: &Config, tls: &Tls, connection: &mut Connecti
         return Ok(());
     }
     let direct = Connections::new(config, tls, 1)?;
-    create_partitions(&mut direct.get().await?, now).await
+    let mut connection = direct.get().await?;
+    connection.take_time();
+    create_partitions(&mut connection, now).await
 }
 
 async fn create_partitions(connection: &mut Connection, now: Timestamp) -> Result<()> {

@@ -4,8 +4,8 @@
 //! What must not: session state (everything works through a transaction pooler), `now()`, triggers.
 
 use async_trait::async_trait;
-use raven_core::Timestamp;
 use parking_lot::Mutex;
+use raven_core::Timestamp;
 use tokio_postgres::Config;
 
 use crate::{Health, Lane, Migrations, Result};
@@ -63,7 +63,7 @@ impl PostgresStore {
         let store = Self {
             general: pool(GENERAL)?,
             writers: (0..WRITERS).map(|_| pool(1)).collect::<Result<_>>()?,
-            markers: pool(MARKERS)?,
+            markers: Connections::new(&connection::joining_by_hash(&config), &tls, MARKERS)?,
             direct,
             last_lane: Mutex::new(None),
             purge_from: Mutex::new(0),

@@ -30,13 +30,14 @@ WITH held AS MATERIALIZED (
     config_id = CASE WHEN held.started_at IS NULL THEN j.config_id END,
     action = CASE WHEN held.started_at IS NULL THEN j.action WHEN held.retry THEN 1 ELSE 2 END,
     due_at = CASE WHEN held.started_at IS NULL THEN j.due_at WHEN held.retry THEN $2 ELSE $3 END
-  FROM held WHERE j.seq = held.seq
+  FROM held WHERE j.seq = ANY (ARRAY(SELECT seq FROM held)) AND j.seq = held.seq
 )
 SELECT count(*) FILTER (WHERE started_at IS NULL) AS released, count(started_at) AS unknown FROM held";
 
 const _: () = assert!(Action::Send.code() == 1 && Action::GiveUp.code() == 2 && EventKind::OutcomeUnknown.code() == 11);
 
-const DEPTH: &str = "SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $1) AS oldest FROM jobs GROUP BY channel ORDER BY channel";
+const DEPTH: &str =
+    "SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $1) AS oldest FROM jobs GROUP BY channel ORDER BY channel";
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[RELEASE, REAP, DEPTH];

@@ -9,7 +9,7 @@ use raven_core::{
 use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
-use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, MessageRecord, Node, Lease, Result, TenantRecord};
+use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Lease, MessageRecord, Node, Result, TenantRecord};
 
 /// Columns of [`tenant`], of a table called `t`.
 macro_rules! tenant_columns {
@@ -144,12 +144,7 @@ pub(super) fn job(row: &Row) -> Result<Job> {
 }
 
 pub(super) fn node(row: &Row) -> Result<Node> {
-    Ok(Node {
-        id: get(row, "node_id")?,
-        lease: Lease(get(row, "epoch")?),
-        slot: slot(get(row, "slot")?)?,
-        beat_at: time(row, "beat_at")?,
-    })
+    Ok(Node { id: get(row, "node_id")?, lease: Lease(get(row, "epoch")?), slot: slot(get(row, "slot")?)?, beat_at: time(row, "beat_at")? })
 }
 
 pub(super) fn slot(slot: i16) -> Result<u8> {

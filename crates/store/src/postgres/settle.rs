@@ -16,14 +16,17 @@ const START: &str = "
 WITH job AS (
   UPDATE jobs j SET attempt = s.attempt, started_at = $2, config_id = s.config_id
   FROM unnest($3::bigint[], $4::smallint[], $5::uuid[]) AS s (seq, attempt, config_id)
-  WHERE j.seq = s.seq AND j.epoch = $1 AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
+  WHERE j.seq = ANY ($3) AND j.seq = s.seq AND j.epoch = $1 AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
   RETURNING j.seq, j.attempt
 ), message AS (
-  UPDATE messages m SET status = 20 FROM job WHERE m.seq = job.seq AND m.seq BETWEEN $6 AND $7 AND m.status < 20
+  UPDATE messages m SET status = 20 FROM job
+  WHERE m.seq = ANY ($3) AND m.seq BETWEEN $6 AND $7 AND m.seq = job.seq AND m.status < 20
 )
 SELECT seq, attempt FROM job";
 
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
+// `= ANY` keeps every plan to the rows that are asked for, whatever way it joins them (by hashing, see
+// `connection::joining_by_hash`), and BETWEEN to their partitions.
 const SETTLE: &str = "
 WITH s AS MATERIALIZED (
   SELECT * FROM unnest($4::bigint[], $5::uuid[], $6::smallint[], $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::text[],
@@ -35,10 +38,10 @@ WITH s AS MATERIALIZED (
   SELECT seq, tenant_id, kind, at, attempt, started_at, detail, payload FROM s
 ), finished AS (
   DELETE FROM jobs j USING s
-  WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), rescheduled AS (
   UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL FROM s
-  WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 )
 UPDATE messages m SET
   status = GREATEST(m.status, s.status),
@@ -50,8 +53,8 @@ UPDATE messages m SET
   cost_micros = COALESCE(s.cost_micros, m.cost_micros),
   failure_reason = COALESCE(s.failure_reason, m.failure_reason)
 FROM s
-WHERE m.seq = s.seq AND m.tenant_id = s.tenant_id AND m.seq BETWEEN $2 AND $3
-  AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)";
+WHERE m.seq = ANY ($4) AND m.seq BETWEEN $2 AND $3 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
+  AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)";
 
 const _: () = assert!(Status::Sending.code() == 20);
 
@@ -65,14 +68,12 @@ pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start],
     order.sort_by_key(|i| (starts[*i].seq, starts[*i].attempt));
     order.dedup_by_key(|i| (starts[*i].seq, starts[*i].attempt));
     let sorted = || order.iter().map(|i| &starts[*i]);
-    let (Some(first), Some(last)) = (sorted().next(), sorted().last()) else { return Ok(Vec::new()) };
+    let (Some(first), Some(last)) = (sorted().next(), sorted().next_back()) else { return Ok(Vec::new()) };
     let seqs: Vec<i64> = sorted().map(|s| s.seq.0).collect();
     let attempts: Vec<i16> = sorted().map(|s| s.attempt).collect();
     let configs: Vec<Option<Uuid>> = sorted().map(|s| s.config.map(|c| c.0)).collect();
     let mut connection = store.markers.get().await?;
-    let mut run = async || {
-        connection.query(START, &[&lease.0, &now.millis(), &seqs, &attempts, &configs, &first.seq.0, &last.seq.0]).await
-    };
+    let mut run = async || connection.query(START, &[&lease.0, &now.millis(), &seqs, &attempts, &configs, &first.seq.0, &last.seq.0]).await;
     let mut rows = run().await;
     if rows.as_ref().is_err_and(Failure::is_collision) {
         rows = run().await;

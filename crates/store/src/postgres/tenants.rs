@@ -1,11 +1,7 @@
 //! Tenants and their members.
 
 use async_trait::async_trait;
-use raven_core::{
-    TenantId, Timestamp, UserId,
-    permission::Role,
-    tenant::TenantStatus,
-};
+use raven_core::{TenantId, Timestamp, UserId, permission::Role, tenant::TenantStatus};
 
 use super::{
     PostgresStore, idempotency,

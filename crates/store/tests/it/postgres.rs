@@ -1,5 +1,321 @@
-//! The suite on PostgreSQL, and what only PostgreSQL has: partitions, plans, races between connections.
+//! The suite on PostgreSQL, and what only PostgreSQL has: partitions, plans, lost connections, races between nodes.
 
-use raven_testkit::database::postgres_store as fresh;
+#![expect(clippy::unwrap_used, reason = "a test that cannot look at its database must fail")]
+
+use std::sync::Arc;
+
+use raven_core::{Environment, Seq, Timestamp};
+use raven_store::{
+    Accepted, Error, Health, NewMessage, Result, Store,
+    conformance::fixture::{self, at, seq},
+    messages::{MessageFilter, MessageQuery},
+    postgres::{PostgresStore, statements},
+};
+use raven_testkit::database::{PostgresDatabase, postgres_store as fresh};
+use tokio_postgres::{Client, NoTls};
 
 raven_store::conformance_tests!(fresh);
+
+const DAY: i64 = 86_400_000;
+
+/// A look at the database past the store.
+async fn look(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn column(client: &Client, sql: &str) -> Vec<String> {
+    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A second database beside a fresh one, with nothing in it. It goes with the cluster.
+async fn empty(beside: &PostgresDatabase) -> String {
+    let client = look(&beside.url).await;
+    let name: String = column(&client, "SELECT current_database() || '_empty'").await.remove(0);
+    client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.unwrap();
+    let (server, _) = beside.url.rsplit_once('/').unwrap();
+    format!("{server}/{name}")
+}
+
+async fn drop_empty(beside: &PostgresDatabase, url: &str) {
+    let (_, name) = url.rsplit_once('/').unwrap();
+    look(&beside.url).await.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_statement_prepares() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    for sql in statements() {
+        client.prepare(sql).await.unwrap_or_else(|e| panic!("{e:?}\n{sql}"));
+    }
+}
+
+/// The plan of a statement with the settings that our connections ask for.
+async fn plan(client: &Client, sql: &str, explain: &str, arguments: &str) -> String {
+    client.batch_execute(&format!("PREPARE planned AS {sql}")).await.unwrap_or_else(|e| panic!("{e:?}\n{sql}"));
+    let call = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
+    let plan = column(client, &format!("{explain} EXECUTE planned{call}")).await.join("\n");
+    client.batch_execute("DEALLOCATE planned").await.unwrap();
+    plan
+}
+
+#[tokio::test]
+async fn no_kept_plan_reads_a_whole_table() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    client.batch_execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off").await.unwrap();
+    // For metrics, now and then; and the purge reads stretches of blocks.
+    let whole = |sql: &str| sql.contains("GROUP BY channel");
+    for sql in statements().into_iter().filter(|sql| !whole(sql)) {
+        let parameters = client.prepare(sql).await.unwrap().params().len();
+        let plan = plan(&client, sql, "EXPLAIN", &vec!["NULL"; parameters].join(", ")).await;
+        for table in ["messages", "events", "jobs", "idempotency", "contents", "tenants", "api_keys", "members"] {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{sql}\n{plan}");
+        }
+    }
+}
+
+/// Fills a table of messages of tenant 1 over the three weeks after the beginning, every tenth one with a rare status.
+async fn fill(client: &Client, first: i64, rows: i64) {
+    let step = 21 * DAY / 200_000;
+    let sql = format!(
+        "INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, external_id, recipient, content)
+         SELECT ({} + n * {step}) << 21, '{}', 1 + n % 2, 1 + n % 4, 1, CASE WHEN n % 10 = 0 THEN 50 ELSE 30 END, false,
+           'order-' || n % 100, '+254' || n, '{{}}'
+         FROM generate_series({first}::bigint, {}::bigint) AS n",
+        at(0).millis(),
+        fixture::tenant_record(1).id,
+        first + rows - 1
+    );
+    client.batch_execute(&sql).await.unwrap();
+    client.batch_execute("ANALYZE messages").await.unwrap();
+}
+
+/// Pages read: each statement with its way in as an argument, and the index that it must take.
+const PAGES: [(&str, &str, &str); 3] = [
+    ("environment = e.environment", "'{1,2}'", "tenant_id_environment_seq_idx"),
+    ("external_id = $12", "'order-7'", "tenant_id_external_id_seq_idx"),
+    ("status = $12", "50::smallint", "tenant_id_status_seq_idx"),
+];
+
+async fn page_plan(client: &Client, marker: &str, way_in: &str, from: i64, until: i64, explain: &str) -> String {
+    let sql = statements().into_iter().find(|sql| sql.contains(marker)).unwrap();
+    let tenant = fixture::tenant_record(1).id;
+    let arguments = format!("'{tenant}', {from}, {until}, 50, 50, NULL, NULL, NULL, NULL, NULL, NULL, {way_in}");
+    plan(client, sql, explain, &arguments).await
+}
+
+/// Blocks that a page touched.
+fn blocks(plan: &str) -> i64 {
+    let (_, rest) = plan.split_once("Buffers: shared hit=").unwrap();
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_page_reads_by_index_and_costs_the_same_however_many_messages_there_are() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    fill(&client, 0, 2_000).await;
+    let mut before = Vec::new();
+    for (marker, way_in, index) in PAGES {
+        let plan = page_plan(&client, marker, way_in, 0, i64::MAX, "EXPLAIN (ANALYZE, BUFFERS)").await;
+        assert!(plan.contains(index), "{plan}");
+        before.push(blocks(&plan));
+    }
+    fill(&client, 2_000, 98_000).await;
+    // Read once, so that what was never looked at since it was written is not counted.
+    client.batch_execute("VACUUM messages").await.unwrap();
+    for mode in ["auto", "force_generic_plan"] {
+        client.batch_execute(&format!("SET plan_cache_mode = {mode}; SET enable_seqscan = off")).await.unwrap();
+        for ((marker, way_in, index), before) in PAGES.iter().zip(&before) {
+            let plan = page_plan(&client, marker, way_in, 0, i64::MAX, "EXPLAIN (ANALYZE, BUFFERS)").await;
+            assert!(plan.contains(index) && !plan.contains("Seq Scan on messages"), "{mode}\n{plan}");
+            // Fifty times the rows: a deeper index and more weeks, and rows of one page's worth further apart.
+            assert!(blocks(&plan) < before + 150, "{mode}: {before} blocks, then {}\n{plan}", blocks(&plan));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_one_week_reads_no_other_week() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    fill(&client, 0, 2_000).await;
+    let (from, until) = (seq(0).0, seq(DAY).0);
+    for (marker, way_in, _) in PAGES {
+        let plan = page_plan(&client, marker, way_in, from, until, "EXPLAIN").await;
+        assert!(plan.contains("messages_2026w39"), "{plan}");
+        assert!(!plan.contains("messages_2026w40") && !plan.contains("messages_default"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn weeks_are_made_ahead_and_take_over_what_came_too_early() -> Result<()> {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    let store = &database.store;
+    let weeks = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'messages'::regclass ORDER BY 1";
+    let first: Vec<String> =
+        ["2026w38", "2026w39", "2026w40", "2026w41", "2026w42", "2026w43", "2026w44", "default"].map(|w| format!("messages_{w}")).into();
+    assert_eq!(column(&client, weeks).await, first);
+
+    let tenant = fixture::tenant(store, 1).await?;
+    let early = seq(70 * DAY);
+    fixture::create(store, fixture::message(tenant, early)).await?;
+    let place = "SELECT tableoid::regclass::text FROM messages";
+    assert_eq!(column(&client, place).await, ["messages_default"]);
+
+    // Ten weeks on, several nodes notice at once.
+    let other = PostgresStore::connect(&database.url, None).await?;
+    let later = at(69 * DAY);
+    let (a, b, c) = tokio::join!(store.extend(later), other.extend(later), store.extend(later));
+    a.and(b).and(c)?;
+    assert_eq!(column(&client, place).await, ["messages_2026w49"]);
+    assert_eq!(column(&client, weeks).await.len(), first.len() + 7);
+    assert_eq!(fixture::status(store, tenant, early).await?, raven_core::Status::Queued);
+    store.extend(later).await
+}
+
+#[tokio::test]
+async fn several_nodes_migrate_at_once_and_a_newer_schema_is_refused() -> Result<()> {
+    let database = fresh().await;
+    let url = empty(&database).await;
+    let store = PostgresStore::connect(&url, None).await?;
+    assert_eq!(store.migrations().await?.applied, 0);
+    assert!(!store.migrations().await?.is_current());
+    let other = PostgresStore::connect(&url, None).await?;
+    let (a, b, c) = tokio::join!(store.migrate(at(0)), other.migrate(at(0)), store.migrate(at(0)));
+    assert!(a?.is_current() && b?.is_current() && c?.is_current());
+
+    look(&url).await.batch_execute("INSERT INTO migrations VALUES (9999, 'of the future', 0)").await.unwrap();
+    let Err(Error::Internal(reason)) = store.migrate(at(0)).await else { panic!("a newer schema was taken") };
+    assert!(reason.to_string().contains("newer version (step 9999)"), "{reason}");
+    drop_empty(&database, &url).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn lost_connections_are_replaced() -> Result<()> {
+    let database = fresh().await;
+    let store = &database.store;
+    let tenant = fixture::tenant(store, 1).await?;
+    fixture::create(store, fixture::message(tenant, seq(0))).await?;
+    let kill = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    assert_ne!(column(&look(&database.url).await, kill).await, ["0"]);
+    // A verb may meet the dead line, and says so; then a new one is made. Each call gets rid of one.
+    let mut lost = 0;
+    let mut n = 0;
+    loop {
+        n += 1;
+        match store.accept(vec![fixture::message(tenant, seq(n))], at(n)).await {
+            Ok(answers) => break assert!(matches!(answers[..], [Ok(Accepted::Created)])),
+            Err(Error::Unavailable(_)) => lost += 1,
+            Err(other) => return Err(other),
+        }
+        assert!(lost < 4, "the connection was never replaced");
+    }
+    while store.ping().await.is_err() {
+        lost += 1;
+        assert!(lost < 20, "the connections were never replaced");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_nobody_serves_is_unavailable() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("postgres://raven@127.0.0.1:{port}/raven");
+    assert!(matches!(PostgresStore::connect(&url, None).await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_no_outage() {
+    let database = fresh().await;
+    let error = PostgresStore::connect(&format!("{}_no", database.url), None).await.err();
+    let Some(Error::Internal(_)) = &error else { panic!("{error:?}") };
+    // No text of the driver, nor a name, in what is shown.
+    assert_eq!(error.unwrap().to_string(), "the database failed");
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_fails_alone_in_a_full_batch() -> Result<()> {
+    let database = fresh().await;
+    let tenant = fixture::tenant(&database.store, 1).await?;
+    let batch: Vec<NewMessage> = (0..500)
+        .map(|n| NewMessage {
+            recipient: if n % 200 == 137 { "nul \0 here".to_owned() } else { "+254722000000".to_owned() },
+            ..fixture::keyed(tenant, seq(n), &format!("key {n}"), 1)
+        })
+        .collect();
+    let answers = database.store.accept(batch, at(500)).await?;
+    for (n, answer) in answers.iter().enumerate() {
+        if n % 200 == 137 {
+            assert!(matches!(answer, Err(Error::Internal(_))), "{n}: {answer:?}");
+        } else {
+            assert!(matches!(answer, Ok(Accepted::Created)), "{n}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nodes_that_accept_the_same_keys_in_other_orders_make_each_message_once() -> Result<()> {
+    let database = fresh().await;
+    let tenant = fixture::tenant(&database.store, 1).await?;
+    let other: Arc<dyn Store> = Arc::new(PostgresStore::connect(&database.url, None).await?);
+    let mut created = 0;
+    for round in 0..10_i64 {
+        let batch = |node: i64, backwards: bool| -> Vec<NewMessage> {
+            let mut keys: Vec<i64> = (0..100).collect();
+            if backwards {
+                keys.reverse();
+            }
+            keys.into_iter().map(|k| fixture::keyed(tenant, Seq(seq(round).0 + node * 1000 + k), &format!("{round} {k}"), 1)).collect()
+        };
+        let (a, b) = tokio::join!(database.store.accept(batch(0, false), at(round)), other.accept(batch(1, true), at(round)));
+        for answer in a?.into_iter().chain(b?) {
+            match answer? {
+                Accepted::Created => created += 1,
+                Accepted::Replayed { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(created, 1000);
+    let rows = column(&look(&database.url).await, "SELECT (SELECT count(*) FROM messages) || ' ' || (SELECT count(*) FROM jobs)").await;
+    assert_eq!(rows, ["1000 1000"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_works_without_any_session_setting() -> Result<()> {
+    // With another direct URL the first one counts as pooled, and nothing is asked of its sessions.
+    let database = fresh().await;
+    let direct = format!("{}?application_name=direct", database.url);
+    let store = PostgresStore::connect(&database.url, Some(&direct)).await?;
+    store.extend(at(100 * DAY)).await?;
+    let shared: Arc<dyn Store> = Arc::new(store);
+    let tenant = fixture::tenant(&shared, 1).await?;
+    fixture::create(&shared, fixture::message(tenant, seq(1))).await?;
+    let query = MessageQuery {
+        filter: MessageFilter {
+            environment: Some(Environment::Live),
+            until: Some(Timestamp::from_millis(i64::MAX)),
+            ..MessageFilter::default()
+        },
+        before: None,
+        limit: 10,
+        scan: 10,
+    };
+    assert_eq!(shared.list_messages(tenant, &query).await?.rows.len(), 1);
+    let settings = column(
+        &look(&database.url).await,
+        "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'raven'",
+    )
+    .await;
+    assert_ne!(settings, ["0"]);
+    Ok(())
+}

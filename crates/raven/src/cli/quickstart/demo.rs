@@ -34,7 +34,9 @@ impl Demo {
         };
         let path = path(config);
         let kept: toml::Table = match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|_| anyhow::anyhow!("{} is no TOML: remove it, and new keys are made", path.display()))?,
+            Ok(text) => {
+                toml::from_str(&text).map_err(|_| anyhow::anyhow!("{} is no TOML: remove it, and new keys are made", path.display()))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => toml::Table::new(),
             Err(e) => return Err(e).with_context(|| format!("{} can't be read", path.display())),
         };
@@ -51,7 +53,8 @@ impl Demo {
             keys.push((environment, key));
         }
         if made {
-            let lines: String = keys.iter().map(|(environment, key)| format!("{} = \"{}\"\n", name(*environment), key.expose_secret())).collect();
+            let lines: String =
+                keys.iter().map(|(environment, key)| format!("{} = \"{}\"\n", name(*environment), key.expose_secret())).collect();
             files::write_private(&path, &format!("# The demo tenant's API keys, kept by raven quickstart to show them again.\n{lines}"))?;
         }
         let [(_, live_key), (_, test_key)] = <[_; 2]>::try_from(keys).map_err(|_| anyhow::anyhow!("there are two keys"))?;
@@ -80,7 +83,12 @@ async fn is_good(engine: &Engine, text: &str, tenant: &TenantRecord) -> anyhow::
 }
 
 async fn create_tenant(store: &dyn Store, engine: &Engine) -> anyhow::Result<TenantRecord> {
-    let owner = UserProfile { id: operator::user_of(DEMO_EMAIL), email: DEMO_EMAIL.to_owned(), name: Some(TENANT_NAME.to_owned()), avatar_url: None };
+    let owner = UserProfile {
+        id: operator::user_of(DEMO_EMAIL),
+        email: DEMO_EMAIL.to_owned(),
+        name: Some(TENANT_NAME.to_owned()),
+        avatar_url: None,
+    };
     let wish = TenantWish {
         name: TENANT_NAME.to_owned(),
         slug: Some(TENANT_SLUG.to_owned()),

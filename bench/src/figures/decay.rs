@@ -1,0 +1,67 @@
+//! `decay`: does acceptance slow down as messages pile up? With sequential and with random idempotency keys.
+
+use anyhow::Result;
+
+use super::{
+    Bench,
+    list::filled,
+    throughput::{Subject, Window, window},
+};
+use crate::{
+    database::Engine,
+    load::Target,
+    report::{Met, Row, rate},
+    server::Server,
+    stats::median,
+    template::Keys,
+};
+
+/// Messages of the small database.
+const FEW: u64 = 10_000;
+/// Goal.
+const LEAST: f64 = 0.8;
+
+/// Measures an engine.
+pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
+    for keys in [Keys::Sequential, Keys::Random] {
+        let kind = if keys == Keys::Sequential { "sequential" } else { "random" };
+        bench.say(&format!("decay, {}, {kind} keys: fills in {} messages", engine.name(), bench.scale.stored));
+        let large = side(bench, engine, &format!("decay-{kind}-large"), bench.scale.stored, keys).await?;
+        let (mut few, mut many) = (Vec::new(), Vec::new());
+        for round in 1..=bench.scale.rounds {
+            // A new one each time: a window adds more than it begins with.
+            let small = side(bench, engine, &format!("decay-{kind}-small"), FEW, keys).await?;
+            bench.settle().await?;
+            few.push(look(bench, engine, &small).await?);
+            small.0.stop().await?;
+            bench.settle().await?;
+            many.push(look(bench, engine, &large).await?);
+            let (a, b) = (&few[round - 1], &many[round - 1]);
+            bench.say(&format!("decay, {}, {kind} keys, round {round}: {} and {}", engine.name(), rate(a.accepted), rate(b.accepted)));
+        }
+        large.0.stop().await?;
+        let ratios: Vec<f64> = many.iter().zip(&few).map(|(b, a)| b.accepted / a.accepted).collect();
+        let ratio = median(&ratios);
+        let middle = |of: &[Window]| rate(median(&of.iter().map(|w| w.accepted).collect::<Vec<_>>()));
+        bench.report.row(Row {
+            figure: format!("decay, {}, {kind} keys", engine.name()),
+            measured: format!("× {ratio:.2} ({} at {}, {} at {FEW})", middle(&many), bench.scale.stored, middle(&few)),
+            goal: if keys == Keys::Sequential { "≥ 0.8 (3,000,000 to 10,000)" } else { "reported" },
+            met: if bench.scale.full && keys == Keys::Sequential { Met::of(ratio >= LEAST) } else { Met::Open },
+            cpu: String::new(),
+        });
+        let rounds: Vec<String> = ratios.iter().map(|r| format!("{r:.2}")).collect();
+        bench.report.note(format!("decay, {}, {kind} keys: ratios {}", engine.name(), rounds.join(", ")));
+    }
+    Ok(())
+}
+
+async fn side(bench: &Bench, engine: Engine, name: &str, count: u64, keys: Keys) -> Result<(Server, Target)> {
+    let (server, tenant) = filled(bench, engine, name, count, keys).await?;
+    let target = server.target(&tenant, keys, count);
+    Ok((server, target))
+}
+
+async fn look(bench: &Bench, engine: Engine, (server, target): &(Server, Target)) -> Result<Window> {
+    window(bench, &Subject { target, pid: server.process.id(), engine: Some(engine), database: None }, None).await
+}

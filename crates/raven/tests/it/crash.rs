@@ -1,0 +1,382 @@
+//! The real binary under load, killed, cut off from its database, out of disk, beset by slow clients. What was answered 202
+//! reaches its end, and no SMS goes out twice.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use raven_testkit::{
+    database::postgres_store,
+    simulators::{AfricasTalking, Behaviour},
+};
+use serde_json::{Value, json};
+
+use crate::support::{JWT_SECRET, MASTER_KEY, Running, call, folder, raven_with_secrets, run};
+
+/// A server that is started again and again on one port.
+struct Server {
+    folder: tempfile::TempDir,
+    address: String,
+    database_url: Option<String>,
+    provider_url: String,
+}
+
+/// What it takes to send.
+struct Sender {
+    address: String,
+    key: String,
+}
+
+impl Server {
+    fn new(provider_url: String, database_url: Option<String>) -> Self {
+        // A port that was free a moment ago; the server takes it again after each kill.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { folder: folder(), address: format!("127.0.0.1:{port}"), database_url, provider_url }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = raven_with_secrets(self.folder.path(), &["serve", "--listen", &self.address]);
+        self.environment(&mut command);
+        command
+    }
+
+    fn environment(&self, command: &mut Command) {
+        command.env("RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL", &self.provider_url);
+        if let Some(url) = &self.database_url {
+            command.env("RAVEN_DATABASE_URL", url);
+        }
+    }
+
+    fn start(&self) -> Running {
+        let mut server = Running::start(self.command());
+        server.serve_address();
+        server
+    }
+
+    /// A tenant with a provider, and its live key.
+    fn tenant(&self) -> Sender {
+        let (code, token, stderr) = run(raven_with_secrets(self.folder.path(), &["token", "--email", "ada@example.com"]));
+        assert_eq!(code, 0, "{stderr}");
+        let bearer = format!("Bearer {}", token.trim());
+        let post = |path: &str, headers: &[(&str, &str)], body: Value| {
+            let headers = [&[("authorization", bearer.as_str()), ("content-type", "application/json")], headers].concat();
+            let (status, answer) = call(&self.address, "POST", path, &headers, &body.to_string());
+            assert_eq!(status, 201, "{answer}");
+            answer
+        };
+        let tenant = post("/v1/admin/tenants", &[], json!({ "name": "Acme" }));
+        let slug = [("x-tenant-slug", tenant["slug"].as_str().unwrap())];
+        let key = post("/v1/admin/api-keys", &slug, json!({ "name": "load" }));
+        let config = json!({ "provider": "africas_talking", "label": "SMS", "publicConfig": { "username": "acme" }, "secretConfig": { "api_key": "atsk" } });
+        post("/v1/admin/providers", &slug, config);
+        Sender { address: self.address.clone(), key: key["plaintext"].as_str().unwrap().to_owned() }
+    }
+}
+
+impl Sender {
+    /// Posts message number `n`; `None` when there was no answer at all.
+    fn post(&self, n: usize) -> Option<(u16, Value)> {
+        let body = json!({ "channel": "sms", "to": recipient(n), "body": "Hi", "idempotencyKey": format!("order-{n}") }).to_string();
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        let head = format!(
+            "POST /v1/messages HTTP/1.1\r\nhost: raven\r\nconnection: close\r\nx-raven-key: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(body.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
+    }
+
+    fn message(&self, id: &str) -> Value {
+        let (status, message) = call(&self.address, "GET", &format!("/v1/messages/{id}"), &[("x-raven-key", &self.key)], "");
+        assert_eq!(status, 200, "a message that was answered 202 is there: {message}");
+        message
+    }
+}
+
+fn recipient(n: usize) -> String {
+    format!("+2547{n:08}")
+}
+
+/// Posts messages from four threads until it is stopped, each again and again until it is accepted.
+struct Load {
+    stop: Arc<AtomicBool>,
+    accepted: Arc<Mutex<HashMap<usize, String>>>,
+    refused: Arc<AtomicUsize>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(sender: &Arc<Sender>) -> Self {
+        let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (accepted, refused) = (Arc::<Mutex<HashMap<usize, String>>>::default(), Arc::new(AtomicUsize::new(0)));
+        let threads = (0..4).map(|_| {
+            let (sender, stop, next, accepted, refused) = (sender.clone(), stop.clone(), next.clone(), accepted.clone(), refused.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let n = next.fetch_add(1, Ordering::SeqCst);
+                    loop {
+                        match sender.post(n) {
+                            Some((202, answer)) => {
+                                accepted.lock().unwrap().insert(n, answer["id"].as_str().unwrap().to_owned());
+                                break;
+                            }
+                            Some((503, answer)) => {
+                                assert_eq!(answer["code"], "overloaded");
+                                refused.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Some((status, answer)) => panic!("{status}: {answer}"),
+                            None => {}
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                }
+            })
+        });
+        Self { threads: threads.collect(), stop, accepted, refused }
+    }
+
+    fn count(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+
+    /// Waits until so many more were accepted.
+    fn grow(&self, by: usize) {
+        let target = self.count() + by;
+        patiently("messages are accepted", || self.count() >= target);
+    }
+
+    fn finish(self) -> HashMap<usize, String> {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        Arc::into_inner(self.accepted).unwrap().into_inner().unwrap()
+    }
+}
+
+/// Waits for something that must come.
+fn patiently(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..12_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("in vain: {what}");
+}
+
+/// Every accepted message is sent (and reached the provider once) or honestly unknown (and reached it once at most).
+fn expect_each_once(sender: &Sender, accepted: &HashMap<usize, String>, sim: &AfricasTalking) {
+    let mut arrivals: HashMap<String, usize> = HashMap::new();
+    patiently("all messages come to rest", || accepted.values().all(|id| is_at_rest(&sender.message(id))));
+    for received in sim.received() {
+        *arrivals.entry(received.recipient).or_default() += 1;
+    }
+    let mut unknown = 0;
+    for (n, id) in accepted {
+        let message = sender.message(id);
+        let arrived = arrivals.get(&recipient(*n)).copied().unwrap_or(0);
+        if message["status"] == "sent" {
+            assert_eq!(arrived, 1, "{message}");
+        } else {
+            assert!(arrived <= 1, "an SMS went out twice: {message}");
+            unknown += 1;
+        }
+    }
+    assert!(unknown < accepted.len() / 2, "{unknown} of {} are unknown", accepted.len());
+    assert!(arrivals.values().all(|n| *n == 1), "an SMS went out twice");
+}
+
+fn is_at_rest(message: &Value) -> bool {
+    let last = message["events"].as_array().unwrap().last().unwrap()["eventType"].clone();
+    message["status"] == "sent" || last == "outcome_unknown"
+}
+
+/// Runs a simulator on threads of its own.
+fn simulator() -> (tokio::runtime::Runtime, AfricasTalking) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let sim = runtime.block_on(AfricasTalking::start());
+    sim.script_always(Behaviour::After(Duration::from_millis(20)));
+    (runtime, sim)
+}
+
+fn killed_again_and_again(database_url: Option<String>) {
+    let (runtime, sim) = simulator();
+    let server = Server::new(sim.base_url(), database_url);
+    let mut running = server.start();
+    let sender = Arc::new(server.tenant());
+    let load = Load::start(&sender);
+    for _ in 0..5 {
+        load.grow(100);
+        running.signal("KILL");
+        running.end();
+        running = server.start();
+    }
+    load.grow(50);
+    let accepted = load.finish();
+    assert!(accepted.len() >= 550);
+    expect_each_once(&sender, &accepted, &sim);
+    running.signal("TERM");
+    assert_eq!(running.end(), 0, "{}", running.seen);
+    drop(sim);
+    runtime.shutdown_background();
+}
+
+#[test]
+fn kill_9_under_load_loses_and_doubles_nothing_on_sqlite() {
+    killed_again_and_again(None);
+}
+
+#[test]
+fn kill_9_under_load_loses_and_doubles_nothing_on_postgres() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let database = runtime.block_on(postgres_store());
+    killed_again_and_again(Some(database.url.clone()));
+    let _inside = runtime.enter();
+    drop(database);
+}
+
+/// A wire to PostgreSQL that can be cut.
+struct Wire {
+    port: u16,
+    cut: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    fn to(upstream: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, open) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (is_cut, streams) = (cut.clone(), open.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if is_cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(&upstream) else { continue };
+                streams.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, cut, open }
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_database_that_goes_away_is_503_and_everything_goes_on_when_it_is_back() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let database = runtime.block_on(postgres_store());
+    let (before, rest) = database.url.split_once("127.0.0.1:").unwrap();
+    let (port, path) = rest.split_once('/').unwrap();
+    let wire = Wire::to(format!("127.0.0.1:{port}"));
+    let (sims, sim) = simulator();
+    let server = Server::new(sim.base_url(), Some(format!("{before}127.0.0.1:{}/{path}", wire.port)));
+    let mut running = server.start();
+    let sender = Arc::new(server.tenant());
+    let load = Load::start(&sender);
+    for _ in 0..3 {
+        load.grow(50);
+        let refused = load.refused.load(Ordering::SeqCst);
+        wire.cut();
+        patiently("503 while the database is away", || load.refused.load(Ordering::SeqCst) >= refused + 8);
+        assert_eq!(call(&server.address, "GET", "/readyz", &[], "").0, 503);
+        assert_eq!(call(&server.address, "GET", "/healthz", &[], "").0, 200);
+        wire.mend();
+    }
+    load.grow(50);
+    let accepted = load.finish();
+    expect_each_once(&sender, &accepted, &sim);
+    running.signal("TERM");
+    assert_eq!(running.end(), 0, "{}", running.seen);
+    let _inside = runtime.enter();
+    drop(database);
+    drop(sim);
+    sims.shutdown_background();
+}
+
+#[test]
+fn a_full_disk_is_503_and_everything_goes_on_when_there_is_room() {
+    let (sims, sim) = simulator();
+    let server = Server::new(sim.base_url(), None);
+    let mut first = server.start();
+    let sender = Arc::new(server.tenant());
+    first.signal("TERM");
+    assert_eq!(first.end(), 0);
+
+    // No file may grow beyond 800 KiB: for the database that is a full disk.
+    let mut limited = Command::new("sh");
+    let script = format!("trap '' XFSZ; ulimit -S -f 1600; exec '{}' serve --listen {}", env!("CARGO_BIN_EXE_raven"), server.address);
+    limited.args(["-c", &script]).current_dir(server.folder.path()).env_clear();
+    limited.env("PATH", "/usr/bin:/bin").env("RAVEN_JWT_SECRET", JWT_SECRET).env("RAVEN_MASTER_KEY", MASTER_KEY);
+    server.environment(&mut limited);
+    let mut running = Running::start(limited);
+    running.serve_address();
+    let load = Load::start(&sender);
+    patiently("503 when the disk is full", || load.refused.load(Ordering::SeqCst) >= 20);
+    let pid = running.pid().to_string();
+    assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status().unwrap().success());
+    load.grow(100);
+    let accepted = load.finish();
+    expect_each_once(&sender, &accepted, &sim);
+    running.signal("TERM");
+    assert_eq!(running.end(), 0, "{}", running.seen);
+    drop(sim);
+    sims.shutdown_background();
+}
+
+#[test]
+fn slow_clients_hold_nobody_up_and_are_sent_away() {
+    let server = Server::new("http://127.0.0.1:9".to_owned(), None);
+    let mut running = server.start();
+    let slow: Vec<TcpStream> = (0..200)
+        .map(|i| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            let head = if i % 2 == 0 { "POST /v1/messages HTTP/1.1\r\nho" } else { "" };
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let sender = server.tenant();
+    assert_eq!(call(&server.address, "GET", "/v1/messages", &[("x-raven-key", &sender.key)], "").0, 200);
+    for mut stream in slow {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut rest = Vec::new();
+        // A reset is as good an end as a close.
+        if let Err(e) = stream.read_to_end(&mut rest) {
+            assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    running.signal("TERM");
+    assert_eq!(running.end(), 0, "{}", running.seen);
+}
