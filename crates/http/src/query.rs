@@ -50,6 +50,18 @@ impl RawQuery {
     }
 }
 
+/// The id in a path, as it came. One that is not even text is no id of anything: 404.
+pub struct PathId(pub String);
+
+impl FromRequestParts<Arc<App>> for PathId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
+        let path = axum::extract::Path::<String>::from_request_parts(parts, app).await;
+        path.map(|axum::extract::Path(id)| Self(id)).map_err(|_| Problem::of(codes::NOT_FOUND))
+    }
+}
+
 /// The parameters of a request.
 pub struct Parameters<'a> {
     pairs: Vec<(String, Cow<'a, str>)>,

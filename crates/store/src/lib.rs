@@ -12,12 +12,10 @@ pub mod idempotency;
 pub mod keys;
 pub mod messages;
 pub mod nodes;
-#[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod providers;
 pub mod queue;
 pub mod secrets;
-#[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod tenants;
 
@@ -96,16 +94,13 @@ pub enum Location {
     },
 }
 
-#[cfg(all(feature = "sqlite", feature = "postgres"))]
 /// Opens a store. Does not migrate.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Internal`] when it cannot be used.
 pub async fn connect(location: &Location) -> Result<Arc<dyn Store>> {
     Ok(match location {
-        #[cfg(feature = "sqlite")]
         Location::Sqlite(path) => Arc::new(sqlite::SqliteStore::open(path).await?),
-        #[cfg(feature = "postgres")]
         Location::Postgres { url, direct_url } => Arc::new(postgres::PostgresStore::connect(url, direct_url.as_deref()).await?),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::{extract::{Path, State}, response::Response};
+use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
     Environment, KeyId, Timestamp,
@@ -21,7 +21,7 @@ use crate::{
     idempotency,
     page::{self, Page},
     problem::{Problem, Result},
-    query::RawQuery,
+    query::{PathId, RawQuery},
 };
 
 /// The highest rate that a key can be given.
@@ -233,7 +233,7 @@ pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQue
 
 /// One API key.
 #[utoipa::path(get, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = KeyView)))]
-pub async fn find(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<KeyView>> {
+pub async fn find(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<KeyView>> {
     query.none()?;
     let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     let found = app.engine.store.find_key(session.tenant_id(), session.confined_to(), id).await?;
@@ -242,7 +242,7 @@ pub async fn find(session: Session<AsAdmin>, State(app): AppState, Path(id): Pat
 
 /// Revoke an API key. Its next request is refused.
 #[utoipa::path(delete, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
-pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<StatusCode> {
+pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     query.none()?;
     let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     let (tenant, environment) = (session.tenant_id(), session.confined_to());

@@ -1,6 +1,6 @@
 //! Messages: sending and reading them, for services and for humans alike.
 
-use axum::{extract::{Path, State}, response::Response};
+use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
     Channel, Environment, KeyId, MessageId, Seq, Source, Status, TenantId, Timestamp,
@@ -22,7 +22,7 @@ use crate::{
     codes, idempotency,
     page::{self, Page},
     problem::{Problem, Result},
-    query::{Parameters, RawQuery},
+    query::{Parameters, PathId, RawQuery},
     resources::send_request::{HumanSendRequest, Parsed, SendRequest},
 };
 
@@ -304,14 +304,14 @@ fn accepted(app: &App, receipt: Receipt) -> Result<Response> {
 
 /// One message with its timeline.
 #[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)), security(("key" = [])))]
-pub async fn find(caller: Caller<ReadMessages>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+pub async fn find(caller: Caller<ReadMessages>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
     query.none()?;
     one(&app, caller.key.tenant, Some(caller.key.environment), &id, false).await
 }
 
 /// One message with its timeline, of either environment.
 #[utoipa::path(get, path = "/v1/admin/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)))]
-pub async fn find_as_human(session: Session<AsViewer>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+pub async fn find_as_human(session: Session<AsViewer>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
     query.none()?;
     one(&app, session.tenant_id(), session.confined_to(), &id, session.role >= Role::Admin).await
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::{extract::{Path, State}, response::Response};
+use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{ConfigId, Environment, Timestamp, json::Json};
 use raven_providers::{CATALOG, Field, Kind, Spec};
@@ -19,7 +19,7 @@ use crate::{
     idempotency,
     page::{self, Page},
     problem::{Problem, Result},
-    query::RawQuery,
+    query::{PathId, RawQuery},
 };
 
 request! {
@@ -222,7 +222,7 @@ pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQu
 
 /// One provider config.
 #[utoipa::path(get, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = ConfigView)))]
-pub async fn find(session: Session<AsViewer>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<axum::Json<ConfigView>> {
+pub async fn find(session: Session<AsViewer>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<ConfigView>> {
     session.require_live()?;
     query.none()?;
     let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
@@ -232,7 +232,7 @@ pub async fn find(session: Session<AsViewer>, State(app): AppState, Path(id): Pa
 
 /// Delete a provider config and its secrets. Messages that wait for it go through another config of the channel, or wait.
 #[utoipa::path(delete, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
-pub async fn delete(session: Session<AsAdmin>, State(app): AppState, Path(id): Path<String>, query: RawQuery) -> Result<StatusCode> {
+pub async fn delete(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     session.require_live()?;
     query.none()?;
     let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;

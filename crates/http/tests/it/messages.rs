@@ -237,7 +237,7 @@ async fn a_message_of_another_tenant_or_environment_is_not_found() {
         app.as_human(&b.owner, &b.slug, Method::GET, &format!("/v1/admin/messages/{id}"), None).await.expect_error(404, "not_found");
         let seen = app.as_human(&a.owner, &a.slug, Method::GET, &format!("/v1/admin/messages/{id}"), None).await.expect(200);
         assert_eq!((&seen["environment"], &seen["source"]), (&json!("test"), &json!("api")));
-        for forged in ["x", "00000000-0000-4000-8000-000000000000", &id.replace(&id[..4], "ffff")] {
+        for forged in ["x", "%ff", "%00", "00000000-0000-4000-8000-000000000000", &id.replace(&id[..4], "ffff")] {
             app.with_key(&a.test, Method::GET, &format!("/v1/messages/{forged}"), None).await.expect_error(404, "not_found");
         }
     })
