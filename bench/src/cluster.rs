@@ -47,6 +47,12 @@ impl Cluster {
         Ok(format!("{server}/{name}"))
     }
 
+    /// Removes a database that [`Self::create`] made.
+    pub(crate) async fn remove(&self, url: &str) -> Result<()> {
+        let (_, name) = url.rsplit_once('/').context("the URL names no database")?;
+        Ok(connect(&self.url).await?.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await?)
+    }
+
     /// Writes out what is dirty, so that it is not done within a window.
     pub(crate) async fn settle(&self) -> Result<()> {
         Ok(connect(&self.url).await?.batch_execute("CHECKPOINT").await?)

@@ -115,6 +115,19 @@ pub(crate) fn family_cpu(pid: u32) -> Duration {
     head.own + head.reaped + children.map(|s| s.own + s.reaped).sum::<Duration>()
 }
 
+/// CPU time that everything on this machine has used, and what a hypervisor took away. Interrupts, which do the work of
+/// loopback for whoever happens to run, are left out.
+pub(crate) fn machine_cpu() -> Duration {
+    total(&fs::read_to_string("/proc/stat").unwrap_or_default()).unwrap_or_default()
+}
+
+fn total(stat: &str) -> Option<Duration> {
+    let ticks: Vec<u32> = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
+    // user, nice, system; idle, iowait, irq, softirq; steal.
+    let [user, nice, system, _, _, _, _, steal, ..] = ticks[..] else { return None };
+    Some(TICK * (user + nice + system + steal))
+}
+
 /// The calling thread's id.
 pub(crate) fn thread_id() -> Result<u32> {
     let link = fs::read_link("/proc/thread-self").context("/proc is needed")?;
@@ -122,11 +135,23 @@ pub(crate) fn thread_id() -> Result<u32> {
 }
 
 /// Resident memory of a process, in bytes.
-pub(crate) fn resident(pid: u32) -> Result<u64> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resident {
+    /// All of it.
+    pub(crate) all: u64,
+    /// What it allocated; the rest is pages of files, of the program itself above all.
+    pub(crate) anonymous: u64,
+}
+
+/// Reads it.
+pub(crate) fn resident(pid: u32) -> Result<Resident> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
-    Ok(kib * 1024)
+    let field = |name: &str| -> Result<u64> {
+        let value = text.lines().find_map(|l| l.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        let kib: u64 = value.trim().trim_end_matches(" kB").parse().with_context(|| format!("{name} is no number"))?;
+        Ok(kib * 1024)
+    };
+    Ok(Resident { all: field("VmRSS:")?, anonymous: field("RssAnon:")? })
 }
 
 #[cfg(test)]
@@ -142,9 +167,15 @@ mod tests {
     }
 
     #[test]
+    fn the_machines_time_is_work_and_what_was_stolen() {
+        assert_eq!(total("cpu  1 2 3 400 500 600 700 8 0 0\ncpu0 9 9 9"), Some(Duration::from_millis(140)));
+        assert_eq!(total("cpu  1 2 3"), None);
+    }
+
+    #[test]
     fn this_process_has_memory_threads_and_a_family() {
         let pid = std::process::id();
-        assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
+        assert!(resident(pid).is_ok_and(|r| r.anonymous > 10_000 && r.all > r.anonymous));
         assert!(thread_id().is_ok_and(|id| id > 0));
         assert!(family_cpu(pid) >= cpu(pid).min(family_cpu(pid)));
         assert_eq!(cpu(u32::MAX), Duration::ZERO);

@@ -172,11 +172,11 @@ impl Server {
         Target { address: self.address, template, next: Arc::new(AtomicU64::new(FIRST_NUMBER + first)) }
     }
 
-    /// Stops it in order.
-    pub(crate) async fn stop(self) -> Result<()> {
+    /// Stops it in order. What it leaves behind is where it was.
+    pub(crate) async fn stop(self) -> Result<Place> {
         let status = self.process.stop().await?;
         ensure!(status.success(), "raven ended with {status}");
-        Ok(())
+        Ok(self.place)
     }
 }
 

@@ -33,13 +33,13 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
             let small = side(bench, engine, &format!("decay-{kind}-small"), FEW, keys).await?;
             bench.settle().await?;
             few.push(look(bench, engine, &small).await?);
-            small.0.stop().await?;
+            bench.remove(&small.0.stop().await?).await?;
             bench.settle().await?;
             many.push(look(bench, engine, &large).await?);
             let (a, b) = (&few[round - 1], &many[round - 1]);
             bench.say(&format!("decay, {}, {kind} keys, round {round}: {} and {}", engine.name(), rate(a.accepted), rate(b.accepted)));
         }
-        large.0.stop().await?;
+        bench.remove(&large.0.stop().await?).await?;
         let ratios: Vec<f64> = many.iter().zip(&few).map(|(b, a)| b.accepted / a.accepted).collect();
         let ratio = median(&ratios);
         let middle = |of: &[Window]| rate(median(&of.iter().map(|w| w.accepted).collect::<Vec<_>>()));

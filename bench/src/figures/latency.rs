@@ -96,7 +96,7 @@ pub(crate) async fn measure(bench: &Bench, engines: &[Engine]) -> Result<()> {
         });
         let rounds: Vec<String> = windows.iter().map(|w| format!("p50 {:.2}, p99 {:.2} ms", w.delivered.0, w.delivered.1)).collect();
         bench.report.note(format!("latency, {}, {} requests a window: {}", engine.name(), bench.scale.paced, rounds.join("; ")));
-        server.stop().await?;
+        bench.remove(&server.stop().await?).await?;
     }
     Ok(())
 }

@@ -38,10 +38,15 @@ struct Side {
 
 /// Measures an engine.
 pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
-    let mut sides = Vec::new();
+    let mut servers = Vec::new();
     for count in [FEW, bench.scale.listed] {
         bench.say(&format!("list, {}: fills in {count} messages", engine.name()));
-        let (server, tenant) = filled(bench, engine, &format!("list-{count}"), count, Keys::Sequential).await?;
+        servers.push((count, filled(bench, engine, &format!("list-{count}"), count, Keys::Sequential).await?));
+    }
+    bench.say(&format!("list, {}: measures", engine.name()));
+    // Connections are opened only now: one that rests for as long as a filling takes is closed by the server.
+    let mut sides = Vec::new();
+    for (count, (server, tenant)) in servers {
         let mut connection = Connection::open(server.address).await?;
         let cursor = walk(&mut connection, &tenant.api_key, (count / 2).min(DEEP)).await?;
         let get = |path: &str| http::request("GET", path, &[("x-raven-key", &tenant.api_key)], "");
@@ -77,7 +82,7 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
     }
     for side in sides {
         drop(side.connection);
-        side.server.stop().await?;
+        bench.remove(&side.server.stop().await?).await?;
     }
     Ok(())
 }

@@ -104,6 +104,14 @@ impl Bench {
         Ok(Place { dir, url })
     }
 
+    /// Removes what a server left there: it would only be vacuumed while something else is measured.
+    pub(crate) async fn remove(&self, place: &Place) -> Result<()> {
+        if let (Some(url), Some(cluster)) = (&place.url, &self.cluster) {
+            cluster.remove(url).await?;
+        }
+        Ok(std::fs::remove_dir_all(&place.dir)?)
+    }
+
     /// CPU time that the database's own processes have used: none where it lives in the server's.
     pub(crate) fn database_cpu(&self, engine: Engine) -> Duration {
         match (engine, &self.cluster) {

@@ -22,6 +22,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// How much a queue may differ at the two ends of a window without having grown: what is in flight at any time.
 const SLACK: u64 = 512;
 
+/// The share of the CPU that others may have without being mentioned, in percent.
+const NOISE: f64 = 5.0;
+
 /// Who is measured.
 pub(crate) struct Subject<'a> {
     pub(crate) target: &'a Target,
@@ -41,6 +44,8 @@ struct Reading {
     counts: Counts,
     /// Server, database, provider, load.
     cpu: [Duration; 4],
+    /// Everything on the machine but what is measured here.
+    others: Duration,
 }
 
 /// What a window showed, a second.
@@ -53,6 +58,8 @@ pub(crate) struct Window {
     pub(crate) jobs: (u64, u64),
     /// CPU seconds a second of server, database, provider, load.
     pub(crate) cpu: [f64; 4],
+    /// The share of the machine's CPU that went to others, in percent. Much of it makes a window worthless.
+    pub(crate) others: f64,
     /// Of the whole request, in milliseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -75,7 +82,8 @@ impl Window {
         } else {
             String::new()
         };
-        format!("{} accepted (p50 {:.2} ms, p99 {:.2} ms){delivery}", rate(self.accepted), self.p50, self.p99)
+        let others = if self.others >= NOISE { format!(", others took {:.0} % of the CPU", self.others) } else { String::new() };
+        format!("{} accepted (p50 {:.2} ms, p99 {:.2} ms){delivery}{others}", rate(self.accepted), self.p50, self.p99)
     }
 }
 
@@ -86,16 +94,13 @@ pub(crate) async fn window(bench: &Bench, subject: &Subject<'_>, gate: Option<Ga
     let arrivals = bench.sink.arrivals();
     let load = Load::start(subject.target, bench.connections, gate)?;
     let read = async || -> Result<Reading> {
+        let (server, database) = (process::cpu(subject.pid), subject.engine.map_or(Duration::ZERO, |engine| bench.database_cpu(engine)));
         let reading = Reading {
             at: Instant::now(),
             answered: load.answered(),
             arrived: arrivals.count(),
-            cpu: [
-                process::cpu(subject.pid),
-                subject.engine.map_or(Duration::ZERO, |engine| bench.database_cpu(engine)),
-                process::thread_cpu(bench.sink.thread),
-                process::thread_cpu(load.id),
-            ],
+            cpu: [server, database, process::thread_cpu(bench.sink.thread), process::thread_cpu(load.id)],
+            others: process::machine_cpu().saturating_sub(server + database + process::cpu(std::process::id())),
             counts: match subject.database {
                 Some(database) => database.counts(since).await?,
                 None => Counts::default(),
@@ -121,9 +126,14 @@ pub(crate) async fn window(bench: &Bench, subject: &Subject<'_>, gate: Option<Ga
         recorded: per_second(first.counts.recorded, last.counts.recorded),
         jobs: (first.counts.jobs, last.counts.jobs),
         cpu: std::array::from_fn(|i| last.cpu[i].saturating_sub(first.cpu[i]).as_secs_f64() / seconds),
+        others: last.others.saturating_sub(first.others).as_secs_f64() / seconds / cores() * 100.0,
         p50: outcome.times.millis(50.0),
         p99: outcome.times.millis(99.0),
     })
+}
+
+fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
 /// Waits until nothing is left to do.
@@ -193,7 +203,7 @@ pub(crate) async fn measure(bench: &Bench, work: Work, engines: &[Engine], keys:
     }
     for contender in contenders {
         add(bench, work, keys, &echoes, &contender);
-        contender.server.stop().await?;
+        bench.remove(&contender.server.stop().await?).await?;
     }
     Ok(())
 }
