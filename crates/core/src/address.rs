@@ -15,7 +15,9 @@ pub enum AddressError {
     #[error("must be an email address, optionally with a display name, for example Acme <hello@example.com>")]
     Mailbox,
     /// Not a sender id.
-    #[error("must be a sender id: a phone number in E.164 form, a short code of 3 to 8 digits, or 1 to 11 letters, digits, spaces, '-', '_', '.' or '&' with at least one letter")]
+    #[error(
+        "must be a sender id: a phone number in E.164 form, a short code of 3 to 8 digits, or 1 to 11 letters, digits, spaces, '-', '_', '.' or '&' with at least one letter"
+    )]
     SenderId,
 }
 
@@ -57,18 +59,20 @@ impl<'a> Email<'a> {
     /// [`AddressError::Email`] for any other text.
     pub fn parse(text: &'a str) -> Result<Self, AddressError> {
         let (local, domain) = text.rsplit_once('@').ok_or(AddressError::Email)?;
-        let atom = |b: char| b.is_ascii_alphanumeric() || "!#$%&'*+/=?^_`{|}~-".contains(b) || (!b.is_ascii() && !b.is_control() && !b.is_whitespace());
+        let atom = |b: char| {
+            b.is_ascii_alphanumeric() || "!#$%&'*+/=?^_`{|}~-".contains(b) || (!b.is_ascii() && !b.is_control() && !b.is_whitespace())
+        };
         let local_good = (1..=64).contains(&local.len()) && local.split('.').all(|part| !part.is_empty() && part.chars().all(atom));
         let plain = !domain.is_empty()
             && domain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
             && !domain.contains("xn--");
-        let domain = if plain {
-            Cow::Borrowed(domain)
-        } else {
-            Cow::Owned(idna::domain_to_ascii_strict(domain).map_err(|_| AddressError::Email)?)
-        };
+        let domain =
+            if plain { Cow::Borrowed(domain) } else { Cow::Owned(idna::domain_to_ascii_strict(domain).map_err(|_| AddressError::Email)?) };
         let label = |l: &str| (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-');
-        let domain_good = domain.len() <= 253 && domain.contains('.') && domain.split('.').all(label) && domain.parse::<IpAddr>().is_err()
+        let domain_good = domain.len() <= 253
+            && domain.contains('.')
+            && domain.split('.').all(label)
+            && domain.parse::<IpAddr>().is_err()
             && !domain.rsplit('.').next().is_some_and(|tld| tld.bytes().all(|b| b.is_ascii_digit()));
         if local_good && domain_good && text.len() <= 320 { Ok(Self { local, domain }) } else { Err(AddressError::Email) }
     }
@@ -154,7 +158,18 @@ mod tests {
         for good in ["+254722000000", "+15005550006", "+2901234", "+123456789012345"] {
             assert_eq!(phone(good), Ok(good));
         }
-        for bad in ["", "+", "254722000000", "+0254722000", "+123456", "+1234567890123456", "+2547 22000000", "+25472200000a", " +254722000000", "+٢٥٤٧٢٢٠٠٠٠٠"] {
+        for bad in [
+            "",
+            "+",
+            "254722000000",
+            "+0254722000",
+            "+123456",
+            "+1234567890123456",
+            "+2547 22000000",
+            "+25472200000a",
+            " +254722000000",
+            "+٢٥٤٧٢٢٠٠٠٠٠",
+        ] {
             assert_eq!(phone(bad), Err(AddressError::Phone), "{bad}");
         }
     }
@@ -175,8 +190,25 @@ mod tests {
         assert_eq!(shown("Ada.Lovelace+x@Example.COM"), Ok("Ada.Lovelace+x@example.com".to_owned()));
         assert_eq!(shown("ada@bücher.example"), Ok("ada@xn--bcher-kva.example".to_owned()));
         assert_eq!(shown("jürgen@example.com"), Ok("jürgen@example.com".to_owned()));
-        for bad in ["", "ada", "@example.com", "ada@", "ada@localhost", "a@b@example.com", "ada@exa mple.com", "ada@-x.com", "ada@x..com", ".ada@example.com", "ada.@example.com",
-            "ada@[127.0.0.1]", "ada@127.0.0.1", "\"a b\"@example.com", "ada@example.com\r\nBcc: x@y.zz", "ada@example.123", "a\u{0}b@example.com"] {
+        for bad in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@localhost",
+            "a@b@example.com",
+            "ada@exa mple.com",
+            "ada@-x.com",
+            "ada@x..com",
+            ".ada@example.com",
+            "ada.@example.com",
+            "ada@[127.0.0.1]",
+            "ada@127.0.0.1",
+            "\"a b\"@example.com",
+            "ada@example.com\r\nBcc: x@y.zz",
+            "ada@example.123",
+            "a\u{0}b@example.com",
+        ] {
             assert_eq!(shown(bad), Err(AddressError::Email), "{bad:?}");
         }
         assert!(Email::parse(&format!("{}@example.com", "a".repeat(65))).is_err());
@@ -191,7 +223,15 @@ mod tests {
         assert_eq!(name("Ada Lovelace <ada@example.com>"), is("Ada Lovelace", "ada@example.com"));
         assert_eq!(name("\"Lovelace, \\\"Ada\\\"\" <ada@example.com>"), is("Lovelace, \"Ada\"", "ada@example.com"));
         assert_eq!(name("Äda <ada@example.com>"), is("Äda", "ada@example.com"));
-        for bad in ["Ada ada@example.com", "Ada, Bob <ada@example.com>", "\"Ada <ada@example.com>", "\"A\" b <ada@example.com>", "Ada <ada@example.com> x", "Ada\r\nBcc: x@y.zz <ada@example.com>", "<>"] {
+        for bad in [
+            "Ada ada@example.com",
+            "Ada, Bob <ada@example.com>",
+            "\"Ada <ada@example.com>",
+            "\"A\" b <ada@example.com>",
+            "Ada <ada@example.com> x",
+            "Ada\r\nBcc: x@y.zz <ada@example.com>",
+            "<>",
+        ] {
             assert_eq!(name(bad), Err(AddressError::Mailbox), "{bad:?}");
         }
     }

@@ -1,7 +1,10 @@
 //! Identifiers. Rows that arrive by the million are keyed by a [`Seq`], which grows; what the world sees of it is a
 //! [`MessageId`], which looks like any UUIDv4 and is turned back by computation instead of an index ([`IdCipher`]).
 
-use std::{fmt, sync::atomic::{AtomicI64, Ordering}};
+use std::{
+    fmt,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use uuid::Uuid;
 

@@ -203,7 +203,11 @@ impl<'de> Visitor<'de> for Depth {
         }
         // Few members are compared one with another, many are sorted, so that a large object costs no square.
         let twice = if members.len() <= 16 {
-            members.iter().enumerate().find(|(i, (name, _))| members[..*i].iter().any(|(other, _)| other == name)).map(|(_, (name, _))| name.clone())
+            members
+                .iter()
+                .enumerate()
+                .find(|(i, (name, _))| members[..*i].iter().any(|(other, _)| other == name))
+                .map(|(_, (name, _))| name.clone())
         } else {
             let mut names: Vec<&Cow<'de, str>> = members.iter().map(|(name, _)| name).collect();
             names.sort_unstable();

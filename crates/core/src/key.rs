@@ -64,8 +64,17 @@ mod tests {
     #[test]
     fn other_texts_are_no_keys() {
         let secret = "a".repeat(32);
-        for bad in ["", "rk_", "rk_live_", "rk_live_a3f7b2c1", &format!("rk_prod_a3f7b2c1_{secret}"), &format!("rk_live_A3F7B2C1_{secret}"), &format!("rk_live_a3f7b2c1_{secret}a"),
-            &format!("rk_live_a3f7b2c_{secret}a"), &format!("rk_live_a3f7b2c1_{}é", &secret[2..])] {
+        for bad in [
+            "",
+            "rk_",
+            "rk_live_",
+            "rk_live_a3f7b2c1",
+            &format!("rk_prod_a3f7b2c1_{secret}"),
+            &format!("rk_live_A3F7B2C1_{secret}"),
+            &format!("rk_live_a3f7b2c1_{secret}a"),
+            &format!("rk_live_a3f7b2c_{secret}a"),
+            &format!("rk_live_a3f7b2c1_{}é", &secret[2..]),
+        ] {
             assert!(PresentedKey::parse(bad).is_none(), "{bad}");
         }
     }

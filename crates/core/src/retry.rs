@@ -49,7 +49,8 @@ impl RetryPolicy {
 mod tests {
     use super::*;
 
-    const POLICY: RetryPolicy = RetryPolicy { first: Duration::from_secs(2), longest: Duration::from_secs(60), max_age: Duration::from_secs(3600) };
+    const POLICY: RetryPolicy =
+        RetryPolicy { first: Duration::from_secs(2), longest: Duration::from_secs(60), max_age: Duration::from_secs(3600) };
 
     fn wait(attempt: i16, hint: Option<u64>, jitter: u8) -> Option<u64> {
         let now = Timestamp::from_millis(1_000_000);
@@ -58,7 +59,10 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        assert_eq!([1, 2, 3, 4, 5, 6, 7, i16::MAX].map(|n| wait(n, None, 255)), [2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000].map(Some));
+        assert_eq!(
+            [1, 2, 3, 4, 5, 6, 7, i16::MAX].map(|n| wait(n, None, 255)),
+            [2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000].map(Some)
+        );
         assert_eq!(wait(3, None, 0), Some(4000));
     }
 

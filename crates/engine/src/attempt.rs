@@ -52,7 +52,8 @@ impl Attempts {
         self.tasks.spawn(async move {
             // A panic in an adapter is its message's misfortune only; whether the request went out can't be told.
             let ended = AssertUnwindSafe(this.call(&job, &route)).catch_unwind().await;
-            let ended = ended.unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
+            let ended = ended
+                .unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
             let settlement = this.conclude(&job, &route, started_at, ended).await;
             this.settle(lease, settlement, Some(permit));
         });

@@ -124,7 +124,8 @@ impl Directory {
             let record = self.store.find_tenant(id).await?.ok_or_else(|| raven_store::Error::Conflict("tenant"))?;
             let mut configs = self.store.list_configs(id, None, CONFIGS).await?;
             configs.reverse();
-            let known: HashMap<ConfigId, Arc<Connection>> = previous.iter().flat_map(|v| &v.connections).map(|c| (c.id, c.clone())).collect();
+            let known: HashMap<ConfigId, Arc<Connection>> =
+                previous.iter().flat_map(|v| &v.connections).map(|c| (c.id, c.clone())).collect();
             let connections = configs.into_iter().filter_map(|config| self.connect(&record, config, &known)).collect();
             Ok(Arc::new(TenantView { record, connections, read_at: now }))
         };
@@ -146,7 +147,8 @@ impl Directory {
         }
         match self.bind(tenant, &record) {
             Ok((provider, bound)) => {
-                let default_sender = serde_json::from_str::<Map<String, Value>>(&record.public).is_ok_and(|public| public.contains_key("from_email"));
+                let default_sender =
+                    serde_json::from_str::<Map<String, Value>>(&record.public).is_ok_and(|public| public.contains_key("from_email"));
                 Some(Arc::new(Connection { id: record.id, provider, bound, mail: Mailbag::default(), default_sender, record }))
             }
             Err(reason) => {

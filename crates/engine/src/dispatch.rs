@@ -301,7 +301,15 @@ mod tests {
 
     fn job(tenant: u128, seq: i64) -> Job {
         let never = Timestamp::from_millis(i64::MAX);
-        Job { seq: Seq(seq), lane: lane(tenant), action: Action::Send, attempt: 0, expires_at: never, recipient: String::new(), content: String::new() }
+        Job {
+            seq: Seq(seq),
+            lane: lane(tenant),
+            action: Action::Send,
+            attempt: 0,
+            expires_at: never,
+            recipient: String::new(),
+            content: String::new(),
+        }
     }
 
     fn dispatcher() -> Arc<Dispatcher> {
@@ -312,7 +320,8 @@ mod tests {
     fn a_full_lane_leaves_the_others_their_permits() {
         let d = dispatcher();
         let permits: Vec<Permit> = (0..2).map(|_| if let Place::Call(p) = d.reserve(lane(1)) { p } else { panic!("a permit") }).collect();
-        let promises: Vec<Promise> = (0..3).map(|_| if let Place::Held(p) = d.reserve(lane(1)) { p } else { panic!("a promise") }).collect();
+        let promises: Vec<Promise> =
+            (0..3).map(|_| if let Place::Held(p) = d.reserve(lane(1)) { p } else { panic!("a promise") }).collect();
         assert!(matches!(d.reserve(lane(1)), Place::None));
         let Place::Call(other) = d.reserve(lane(2)) else { panic!("a permit for the other lane") };
         assert_eq!((d.calls(), d.held()), (3, 3));

@@ -181,7 +181,8 @@ impl Engine {
                 directory: directory.clone(),
                 ids: ids.clone(),
                 transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
-                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
+                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap)
+                    .map_err(StartError::Setting)?,
                 base_urls: options.base_urls,
                 outcomes,
                 tasks: TaskTracker::new(),
@@ -201,7 +202,13 @@ impl Engine {
             }));
         }
         let dispatch = worker.as_ref().map(|w| (w.dispatcher.clone(), w.attempts.clone()));
-        let parts = Parts { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch: dispatch.clone(), metrics: metrics.clone() };
+        let parts = Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            membership: membership.clone(),
+            dispatch: dispatch.clone(),
+            metrics: metrics.clone(),
+        };
         let (ingest, coalescers) = Ingest::new(&parts);
         let housekeeping =
             Housekeeping { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch, metrics: metrics.clone() };
@@ -288,7 +295,10 @@ impl Engine {
             worker.release(&held).await;
             worker.attempts.tasks.close();
             if tokio::time::timeout_at(deadline, worker.attempts.tasks.wait()).await.is_err() {
-                tracing::warn!(calls = worker.dispatcher.calls(), "calls were still under way at the end of the stop; their outcomes count as unknown");
+                tracing::warn!(
+                    calls = worker.dispatcher.calls(),
+                    "calls were still under way at the end of the stop; their outcomes count as unknown"
+                );
             }
             while (worker.dispatcher.calls() > 0 || worker.attempts.outcomes.pending() > 0) && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -354,7 +364,8 @@ impl Worker {
                 ready.push((job, permit, route));
             }
         }
-        let starts: Vec<Start> = ready.iter().map(|(job, _, route)| Start { seq: job.seq, attempt: job.attempt + 1, config: route.config() }).collect();
+        let starts: Vec<Start> =
+            ready.iter().map(|(job, _, route)| Start { seq: job.seq, attempt: job.attempt + 1, config: route.config() }).collect();
         match self.store.start(lease, &starts, now).await {
             Ok(held) => {
                 let mut began = 0;

@@ -305,7 +305,13 @@ impl Coalescer {
             Ok(Accepted::Created) => {
                 self.metrics.accepted.inc();
                 self.hand_over(&mut leader, now);
-                Ok(Receipt { seq: leader.seq, status: Status::Queued, channel: leader.channel, recipient: std::mem::take(&mut leader.recipient), replayed: false })
+                Ok(Receipt {
+                    seq: leader.seq,
+                    status: Status::Queued,
+                    channel: leader.channel,
+                    recipient: std::mem::take(&mut leader.recipient),
+                    replayed: false,
+                })
             }
             Ok(Accepted::Replayed { seq, recipient, channel, status }) => Ok(Receipt { seq, status, channel, recipient, replayed: true }),
             Ok(Accepted::KeyReused) => Err(IngestError::KeyReused),

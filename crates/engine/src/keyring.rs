@@ -159,7 +159,8 @@ impl Keyring {
         let (prefix, last_four) = (key.prefix.to_owned(), key.secret[key.secret.len() - 4..].to_owned());
         let salt = random::<16>(&*self.entropy)?;
         let secret = zeroize::Zeroizing::new(key.secret.to_owned());
-        let hashed = tokio::task::spawn_blocking(move || Argon2::default().hash_password_with_salt(secret.as_bytes(), &salt).map(|h| h.to_string()));
+        let hashed =
+            tokio::task::spawn_blocking(move || Argon2::default().hash_password_with_salt(secret.as_bytes(), &salt).map(|h| h.to_string()));
         let secret_hash = hashed.await.ok().and_then(Result::ok).ok_or(EntropyError)?;
         Ok(FreshKey { prefix, last_four, secret_hash, secret_mac, plaintext: plaintext.into() })
     }
@@ -170,7 +171,8 @@ impl Keyring {
 
     async fn read(&self, prefix: [u8; 16], text: &str, now: Timestamp) -> Result<Arc<Known>, KeyError> {
         let read = async {
-            let (record, tenant) = self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
+            let (record, tenant) =
+                self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
             let verified = VerifiedKey {
                 id: record.id,
                 tenant: record.tenant,

@@ -76,7 +76,9 @@ impl Mailer {
         let written = AtomicBool::new(false);
         match tokio::time::timeout(self.cap, self.deliver(bag, settings, &message, &written)).await {
             Ok(result) => result,
-            Err(_) if written.load(Ordering::Acquire) => Err(SendError::new(Class::Unknown, "no_answer", "the mail server did not confirm the message in time")),
+            Err(_) if written.load(Ordering::Acquire) => {
+                Err(SendError::new(Class::Unknown, "no_answer", "the mail server did not confirm the message in time"))
+            }
             Err(_) => Err(unreachable("the mail server did not answer in time")),
         }
     }
@@ -128,7 +130,11 @@ impl Mailer {
             if connection.can_starttls() {
                 connection.starttls(tls, &self.hello).await.map_err(|e| greeting_failure(settings, &e))?;
             } else if settings.tls() == Tls::Required {
-                return Err(SendError::new(Class::Rejected, "tls_required", "the mail server offers no STARTTLS, and the config requires TLS"));
+                return Err(SendError::new(
+                    Class::Rejected,
+                    "tls_required",
+                    "the mail server offers no STARTTLS, and the config requires TLS",
+                ));
             }
         }
         if let (Some(username), Some(password)) = (&settings.username, &settings.password) {
@@ -142,7 +148,13 @@ impl Mailer {
         Ok(connection)
     }
 
-    async fn submit(&self, connection: &mut AsyncSmtpConnection, settings: &Settings, message: &Message, written: &AtomicBool) -> Result<Sent, Failure> {
+    async fn submit(
+        &self,
+        connection: &mut AsyncSmtpConnection,
+        settings: &Settings,
+        message: &Message,
+        written: &AtomicBool,
+    ) -> Result<Sent, Failure> {
         let raw = message.formatted();
         let envelope = message.envelope();
         let mut options = Vec::new();

@@ -77,7 +77,8 @@ impl Settler {
     pub fn new(store: Arc<dyn Store>, wake: Arc<Notify>) -> (Outcomes, Self) {
         let (sender, outcomes) = mpsc::unbounded_channel();
         let pending = Arc::new(AtomicUsize::new(0));
-        let settler = Self { store, outcomes, pending: pending.clone(), wake, received: Vec::with_capacity(BATCH), batches: VecDeque::new() };
+        let settler =
+            Self { store, outcomes, pending: pending.clone(), wake, received: Vec::with_capacity(BATCH), batches: VecDeque::new() };
         (Outcomes { sender, pending }, settler)
     }
 
@@ -133,7 +134,8 @@ impl Settler {
 
     fn halve(&mut self, mut batch: Batch) {
         let middle = batch.settlements.len() / 2;
-        let second = Batch { lease: batch.lease, settlements: batch.settlements.split_off(middle), permits: batch.permits.split_off(middle) };
+        let second =
+            Batch { lease: batch.lease, settlements: batch.settlements.split_off(middle), permits: batch.permits.split_off(middle) };
         self.batches.push_front(second);
         self.batches.push_front(batch);
     }

@@ -153,14 +153,22 @@ mod tests {
         for algorithm in [Algorithm::HS384, Algorithm::HS512] {
             assert_eq!(tokens.verify(&signed(&Header::new(algorithm), &claims(), SECRET), NOW).unwrap_err(), TokenError::Invalid);
         }
-        assert_eq!(tokens.verify(&signed(&Header::new(Algorithm::HS256), &claims(), "another secret of 32 characters!"), NOW).unwrap_err(), TokenError::Invalid);
+        assert_eq!(
+            tokens.verify(&signed(&Header::new(Algorithm::HS256), &claims(), "another secret of 32 characters!"), NOW).unwrap_err(),
+            TokenError::Invalid
+        );
         let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
         let body = encode(&claims().to_string());
         let good = signed(&Header::new(Algorithm::HS256), &claims(), SECRET);
         let signature = good.rsplit_once('.').unwrap().1;
-        for header in [r#"{"alg":"none"}"#, r#"{"alg":"None"}"#, r#"{"alg":"RS256"}"#, r#"{"alg":"ES256"}"#, r#"{"alg":"EdDSA"}"#, r#"{}"#] {
+        for header in [r#"{"alg":"none"}"#, r#"{"alg":"None"}"#, r#"{"alg":"RS256"}"#, r#"{"alg":"ES256"}"#, r#"{"alg":"EdDSA"}"#, r#"{}"#]
+        {
             for signature in ["", signature] {
-                assert_eq!(tokens.verify(&format!("{}.{body}.{signature}", encode(header)), NOW).unwrap_err(), TokenError::Invalid, "{header}");
+                assert_eq!(
+                    tokens.verify(&format!("{}.{body}.{signature}", encode(header)), NOW).unwrap_err(),
+                    TokenError::Invalid,
+                    "{header}"
+                );
             }
         }
         for garbage in ["", ".", "..", "a.b.c", &good[1..], &good[..good.len() - 1], &"x".repeat(20_000)] {

@@ -91,7 +91,13 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Sealed`].
-    pub fn open_config(&self, data_key: &[u8], tenant: TenantId, config: ConfigId, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    pub fn open_config(
+        &self,
+        data_key: &[u8],
+        tenant: TenantId,
+        config: ConfigId,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let key = self.open_key(&tenant_context(tenant), data_key)?;
         open(&key, &config_context(tenant, config), sealed)
     }

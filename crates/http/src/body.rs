@@ -66,7 +66,11 @@ impl Share {
         let more = to.saturating_sub(self.bytes);
         let before = self.app.large_bodies.fetch_add(more, Ordering::AcqRel);
         self.bytes += more;
-        if before + more > LARGE_BUDGET { Err(Problem::new(codes::OVERLOADED, "Too many large bodies are under way. Try again soon.")) } else { Ok(()) }
+        if before + more > LARGE_BUDGET {
+            Err(Problem::new(codes::OVERLOADED, "Too many large bodies are under way. Try again soon."))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -91,12 +95,14 @@ impl<const MAX: usize> FromRequest<Arc<App>> for Body<MAX> {
 fn check_type(request: &Request) -> Result<()> {
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let json = essence.eq_ignore_ascii_case("application/json") || essence.get(essence.len().saturating_sub(5)..).is_some_and(|s| s.eq_ignore_ascii_case("+json"));
+    let json = essence.eq_ignore_ascii_case("application/json")
+        || essence.get(essence.len().saturating_sub(5)..).is_some_and(|s| s.eq_ignore_ascii_case("+json"));
     if json { Ok(()) } else { Err(Problem::of(codes::UNSUPPORTED_MEDIA_TYPE)) }
 }
 
 async fn read(request: Request, app: &Arc<App>, max: usize) -> Result<(Bytes, Option<Share>)> {
-    let too_large = || Problem::new(codes::BODY_TOO_LARGE, format!("The body is larger than the {} KiB that this endpoint takes.", max / 1024));
+    let too_large =
+        || Problem::new(codes::BODY_TOO_LARGE, format!("The body is larger than the {} KiB that this endpoint takes.", max / 1024));
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if declared.is_some_and(|n| n > max) {
         return Err(too_large());

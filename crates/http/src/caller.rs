@@ -50,7 +50,8 @@ impl<N: Needs> FromRequestParts<Arc<App>> for Caller<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
-        let text = key_header(&parts.headers)?.ok_or_else(|| Problem::new(codes::MISSING_CREDENTIALS, "Send an API key in X-Raven-Key."))?;
+        let text =
+            key_header(&parts.headers)?.ok_or_else(|| Problem::new(codes::MISSING_CREDENTIALS, "Send an API key in X-Raven-Key."))?;
         let key = check_key(app, text, &parts.headers).await?;
         require_active(&key.tenant_record)?;
         require_scope(&key, N::SCOPE)?;
@@ -124,7 +125,10 @@ impl<R> Session<R> {
     /// `insufficient_scope`.
     pub fn require_live(&self) -> Result<()> {
         match self.confined_to() {
-            Some(Environment::Test) => Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A test key can neither read nor change providers and tenant settings: use a live key.")),
+            Some(Environment::Test) => Err(Problem::new(
+                codes::INSUFFICIENT_SCOPE,
+                "A test key can neither read nor change providers and tenant settings: use a live key.",
+            )),
             _ => Ok(()),
         }
     }
@@ -144,9 +148,11 @@ impl<R: AtLeast> FromRequestParts<Arc<App>> for Session<R> {
             }
             None => {
                 let Human { claims } = Human::from_request_parts(parts, app).await?;
-                let slug = text_header(&parts.headers, "x-tenant-slug")?.ok_or_else(|| Problem::new(codes::NOT_A_MEMBER, "Name the tenant in X-Tenant-Slug."))?;
+                let slug = text_header(&parts.headers, "x-tenant-slug")?
+                    .ok_or_else(|| Problem::new(codes::NOT_A_MEMBER, "Name the tenant in X-Tenant-Slug."))?;
                 let member = app.engine.store.find_membership(claims.sub, slug).await?;
-                let member = member.filter(|m| m.tenant.status != TenantStatus::Archived).ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
+                let member =
+                    member.filter(|m| m.tenant.status != TenantStatus::Archived).ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
                 if parts.method != Method::GET {
                     require_active(&member.tenant)?;
                 }
@@ -154,7 +160,10 @@ impl<R: AtLeast> FromRequestParts<Arc<App>> for Session<R> {
             }
         };
         if session.role < R::ROLE {
-            return Err(Problem::new(codes::INSUFFICIENT_ROLE, format!("This needs the role {} or higher; yours is {}.", R::ROLE, session.role)));
+            return Err(Problem::new(
+                codes::INSUFFICIENT_ROLE,
+                format!("This needs the role {} or higher; yours is {}.", R::ROLE, session.role),
+            ));
         }
         Ok(session)
     }
@@ -201,13 +210,20 @@ async fn check_key(app: &App, text: &str, headers: &HeaderMap) -> Result<Verifie
         KeyError::Store(source) => Problem::from(&*source),
     })?;
     if text_header(headers, "x-tenant-slug")?.is_some_and(|slug| slug != key.tenant_record.slug) {
-        return Err(Problem::field("X-Tenant-Slug", "does not match the API key's tenant: leave the header out, the key implies its tenant"));
+        return Err(Problem::field(
+            "X-Tenant-Slug",
+            "does not match the API key's tenant: leave the header out, the key implies its tenant",
+        ));
     }
     Ok(key)
 }
 
 fn require_scope(key: &VerifiedKey, scope: Scope) -> Result<()> {
-    if key.scopes.contains(scope) { Ok(()) } else { Err(Problem::new(codes::INSUFFICIENT_SCOPE, format!("This needs an API key with the scope {scope}."))) }
+    if key.scopes.contains(scope) {
+        Ok(())
+    } else {
+        Err(Problem::new(codes::INSUFFICIENT_SCOPE, format!("This needs an API key with the scope {scope}.")))
+    }
 }
 
 fn require_active(tenant: &TenantRecord) -> Result<()> {

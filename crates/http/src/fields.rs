@@ -65,7 +65,9 @@ impl<'a> Value<'a> for Json<'a> {
 impl<'a, T: Value<'a>> Value<'a> for Vec<T> {
     fn read(json: Json<'a>) -> std::result::Result<Self, &'static str> {
         match json {
-            Json::Array(items) => items.into_iter().map(T::read).collect::<std::result::Result<_, _>>().map_err(|_| "must be an array of strings"),
+            Json::Array(items) => {
+                items.into_iter().map(T::read).collect::<std::result::Result<_, _>>().map_err(|_| "must be an array of strings")
+            }
             _ => Err("must be an array"),
         }
     }
@@ -281,7 +283,10 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_named_with_the_nearest_known_one() {
-        assert_eq!(problems(fields(r#"{"extrenalId":"x"}"#)), [("extrenalId".to_owned(), "is not known here; did you mean externalId?".to_owned())]);
+        assert_eq!(
+            problems(fields(r#"{"extrenalId":"x"}"#)),
+            [("extrenalId".to_owned(), "is not known here; did you mean externalId?".to_owned())]
+        );
         assert_eq!(problems(fields(r#"{"zzzzzzzzzzzzzz":1}"#))[0].1, "is not known here; known are externalId, body, idempotencyKey");
         assert_eq!(problems(fields(r#"{"externalId":"x","external_id":"x"}"#))[0].1, "is given in both spellings: send one of them");
     }
@@ -296,7 +301,9 @@ mod tests {
 
     #[test]
     fn names_turn_to_camel_case() {
-        for (from, to) in [("external_id", "externalId"), ("body", "body"), ("_body", "_body"), ("body_", "body_"), ("a__b", "aB"), ("", "")] {
+        for (from, to) in
+            [("external_id", "externalId"), ("body", "body"), ("_body", "_body"), ("body_", "body_"), ("a__b", "aB"), ("", "")]
+        {
             assert_eq!(camel_case(from), to);
         }
     }

@@ -1,6 +1,9 @@
 //! What surrounds every request: its id, the catch for panics, the count, and the body of an error.
 
-use std::{panic::AssertUnwindSafe, sync::{Arc, atomic::Ordering}};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{
     body::Body,
@@ -37,8 +40,15 @@ pub async fn surround(State(app): State<Arc<App>>, request: Request, next: Next)
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
     }
-    let labels = RequestLabels { route: route.unwrap_or_else(|| "none".to_owned()), method: method.to_string(), status: response.status().as_u16() };
-    tracing::debug!(request_id = id.to_str().unwrap_or_default(), route = labels.route, method = labels.method, status = labels.status, "answered");
+    let labels =
+        RequestLabels { route: route.unwrap_or_else(|| "none".to_owned()), method: method.to_string(), status: response.status().as_u16() };
+    tracing::debug!(
+        request_id = id.to_str().unwrap_or_default(),
+        route = labels.route,
+        method = labels.method,
+        status = labels.status,
+        "answered"
+    );
     app.engine.metrics.requests.get_or_create(&labels).inc();
     response.headers_mut().insert(REQUEST_ID, id);
     response
@@ -47,7 +57,9 @@ pub async fn surround(State(app): State<Arc<App>>, request: Request, next: Next)
 impl App {
     /// The caller's id if it is sane, else a fresh one: unique, and no more than a name.
     fn request_id(&self, given: Option<&HeaderValue>) -> HeaderValue {
-        let sane = |v: &&HeaderValue| (1..=128).contains(&v.len()) && v.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b));
+        let sane = |v: &&HeaderValue| {
+            (1..=128).contains(&v.len()) && v.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
+        };
         given.filter(sane).cloned().unwrap_or_else(|| {
             let count = self.request_count.fetch_add(1, Ordering::Relaxed);
             let id = format!("{:016x}{count:016x}", self.request_prefix);

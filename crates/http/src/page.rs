@@ -105,7 +105,14 @@ impl Position for (Timestamp, Uuid) {
 }
 
 /// Turns `limit + 1` rows into a page: the extra row only tells that there is a next one.
-pub fn page<R, V, P: Position>(mut rows: Vec<R>, limit: usize, scope: &Scope, key: &CursorKey, position: impl Fn(&R) -> P, view: impl Fn(R) -> V) -> Page<V> {
+pub fn page<R, V, P: Position>(
+    mut rows: Vec<R>,
+    limit: usize,
+    scope: &Scope,
+    key: &CursorKey,
+    position: impl Fn(&R) -> P,
+    view: impl Fn(R) -> V,
+) -> Page<V> {
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = rows.last().filter(|_| more).map(|last| scope.seal(key, &position(last)));

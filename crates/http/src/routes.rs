@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::{Router, middleware::from_fn_with_state, routing::get};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{App, layers, resources::{health, keys, me, messages, providers, tenants}};
+use crate::{
+    App, layers,
+    resources::{health, keys, me, messages, providers, tenants},
+};
 
 /// The API's routes, with their documentation.
 #[must_use]

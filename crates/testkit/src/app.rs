@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use raven_core::{Clock, Timestamp, UserId};
-use raven_engine::{Engine, engine::Load, Options, OsEntropy, Surroundings, dispatch::Limits, token::Claims, transport::ExtraRoots, vault::SecretKey};
+use raven_engine::{
+    Engine, Options, OsEntropy, Surroundings, dispatch::Limits, engine::Load, token::Claims, transport::ExtraRoots, vault::SecretKey,
+};
 use raven_http::App;
 use raven_store::Store;
 use secrecy::SecretString;

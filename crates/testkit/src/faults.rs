@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use raven_core::{Channel, ConfigId, Environment, KeyId, Seq, TenantId, Timestamp, UserId, tenant::TenantStatus};
 use raven_store::{
-    Accepted, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, KeyRecord, Keys, Lane, Lease, MemberRecord, MessageQuery, MessageRecord, Messages,
-    Migrations, NewConfig, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Result, Secrets, Settlement, Start, Store, TenantRecord,
-    Tenants,
+    Accepted, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, KeyRecord, Keys, Lane, Lease, MemberRecord, MessageQuery,
+    MessageRecord, Messages, Migrations, NewConfig, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration,
+    Result, Secrets, Settlement, Start, Store, TenantRecord, Tenants,
     messages::{MessageClaim, MessagePage},
 };
 
@@ -175,7 +175,13 @@ impl Keys for FaultyStore {
         self.inner.find_key(tenant, environment, id).await
     }
 
-    async fn list_keys(&self, tenant: TenantId, environment: Option<Environment>, before: Option<(Timestamp, KeyId)>, limit: usize) -> Result<Vec<KeyRecord>> {
+    async fn list_keys(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        before: Option<(Timestamp, KeyId)>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>> {
         self.inner.list_keys(tenant, environment, before, limit).await
     }
 

@@ -17,7 +17,8 @@ fn trusting(server: &Smtp) -> TestOptions {
 }
 
 async fn configure(app: &TestApp, t: &TestTenant, port: u16, more: Value) -> Value {
-    let mut public = json!({ "host": "localhost", "port": port, "username": "ada", "from_email": "shop@acme.example", "from_name": "Acme Ünited" });
+    let mut public =
+        json!({ "host": "localhost", "port": port, "username": "ada", "from_email": "shop@acme.example", "from_name": "Acme Ünited" });
     for (name, value) in more.as_object().expect("an object") {
         public[name] = value.clone();
     }
@@ -44,7 +45,12 @@ async fn mail_goes_out_by_starttls_signed_in_and_reads_as_it_was_written() {
         configure(&app, &t, smtp.port(), json!({})).await;
         let message = send(&app, &t, mail()).await;
         assert_eq!(message["status"], "sent", "{message}");
-        send(&app, &t, json!({ "channel": "email", "to": "bob@example.com", "from": "Own <own@acme.example>", "subject": "Second", "bodyText": "x" })).await;
+        send(
+            &app,
+            &t,
+            json!({ "channel": "email", "to": "bob@example.com", "from": "Own <own@acme.example>", "subject": "Second", "bodyText": "x" }),
+        )
+        .await;
         let mails = smtp.received();
         assert_eq!(mails.len(), before + 2);
         let first = &mails[before];
@@ -55,7 +61,10 @@ async fn mail_goes_out_by_starttls_signed_in_and_reads_as_it_was_written() {
         assert_eq!(first.header("message-id"), Some(format!("<{}@acme.example>", message["id"].as_str().expect("an id")).as_str()));
         assert!(first.header("date").is_some());
         assert_eq!((first.content_type.as_str(), first.defects.len()), ("multipart/alternative", 0));
-        assert_eq!(first.parts.iter().map(|p| (p.content_type.as_str(), p.text.trim_end().replace("\r\n", "\n"))).collect::<Vec<_>>(), [("text/plain", "Hallo\nWelt".to_owned()), ("text/html", "<p>Hallo Wélt</p>".to_owned())]);
+        assert_eq!(
+            first.parts.iter().map(|p| (p.content_type.as_str(), p.text.trim_end().replace("\r\n", "\n"))).collect::<Vec<_>>(),
+            [("text/plain", "Hallo\nWelt".to_owned()), ("text/html", "<p>Hallo Wélt</p>".to_owned())]
+        );
         assert_eq!(mails[before + 1].mail_from, "own@acme.example");
     })
     .await;
@@ -107,7 +116,10 @@ async fn permanent_refusals_fail_and_temporary_ones_are_tried_again() {
         let gone = send(&app, &t, to("gone@example.com")).await;
         assert_eq!((&gone["status"], &gone["failureReason"]), (&json!("failed"), &json!("invalid_recipient")));
         let later = send(&app, &t, to("later@example.com")).await;
-        assert_eq!((&later["status"], later["events"].as_array().expect("events").last().expect("one")["eventType"].clone()), (&json!("sending"), json!("retry_scheduled")));
+        assert_eq!(
+            (&later["status"], later["events"].as_array().expect("events").last().expect("one")["eventType"].clone()),
+            (&json!("sending"), json!("retry_scheduled"))
+        );
         // The connection that was refused is still good for the next one.
         assert_eq!(send(&app, &t, to("ada@example.com")).await["status"], "sent");
     })

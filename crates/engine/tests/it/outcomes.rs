@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 const TO: &str = "+254722000000";
 
 fn options(sim: &AfricasTalking) -> TestOptions {
-    TestOptions { base_urls: HashMap::from([("africas_talking".to_owned(), sim.base_url())]), call_cap: Duration::from_millis(500), ..TestOptions::default() }
+    TestOptions {
+        base_urls: HashMap::from([("africas_talking".to_owned(), sim.base_url())]),
+        call_cap: Duration::from_millis(500),
+        ..TestOptions::default()
+    }
 }
 
 async fn sms(app: &TestApp, tenant: &TestTenant, to: &str) -> String {
@@ -54,7 +58,10 @@ async fn an_accepted_message_carries_what_the_provider_said() {
         let received = sim.received().pop().expect("one");
         assert_eq!((received.recipient.as_str(), received.text.as_str()), (TO, "Hi Ada"));
         assert_eq!(message["providerMessageId"].as_str(), received.accepted.as_deref());
-        assert_eq!((&message["provider"], &message["costCurrency"], &message["costAmount"], &message["segments"]), (&json!("africas_talking"), &json!("KES"), &json!(0.8), &json!(1)));
+        assert_eq!(
+            (&message["provider"], &message["costCurrency"], &message["costAmount"], &message["segments"]),
+            (&json!("africas_talking"), &json!("KES"), &json!(0.8), &json!(1))
+        );
     })
     .await;
 }
@@ -64,7 +71,11 @@ async fn what_may_have_gone_out_is_not_repeated_and_ends_as_unknown() {
     for behaviour in [Behaviour::Hang, Behaviour::ResetAfterRequest, Behaviour::Garbage] {
         with_first(behaviour.clone(), async |app, t, _, id| {
             let message = app.message(&t.live, &id).await;
-            assert_eq!((kinds(&message), &message["status"]), (vec!["queued", "sending", "outcome_unknown"], &json!("sending")), "{behaviour:?}");
+            assert_eq!(
+                (kinds(&message), &message["status"]),
+                (vec!["queued", "sending", "outcome_unknown"], &json!("sending")),
+                "{behaviour:?}"
+            );
             app.advance(UNKNOWN_FOR - Duration::from_secs(1)).await;
             assert_eq!(app.message(&t.live, &id).await["status"], "sending");
             app.advance(Duration::from_secs(1)).await;
@@ -80,10 +91,17 @@ async fn what_did_not_go_out_is_tried_again() {
     for behaviour in [Behaviour::ServerError, Behaviour::RateLimited { retry_after: None }, Behaviour::WrongCredentials] {
         with_first(behaviour.clone(), async |app, t, _, id| {
             let message = app.message(&t.live, &id).await;
-            assert_eq!((kinds(&message), &message["status"]), (vec!["queued", "sending", "retry_scheduled"], &json!("sending")), "{behaviour:?}");
+            assert_eq!(
+                (kinds(&message), &message["status"]),
+                (vec!["queued", "sending", "retry_scheduled"], &json!("sending")),
+                "{behaviour:?}"
+            );
             app.advance(Duration::from_secs(120)).await;
             let message = app.message(&t.live, &id).await;
-            assert_eq!((kinds(&message), &message["status"]), (vec!["queued", "sending", "retry_scheduled", "sending", "sent"], &json!("sent")));
+            assert_eq!(
+                (kinds(&message), &message["status"]),
+                (vec!["queued", "sending", "retry_scheduled", "sending", "sent"], &json!("sent"))
+            );
         })
         .await;
     }
@@ -201,7 +219,10 @@ async fn a_message_waits_while_its_channel_has_no_provider() {
         app.as_human(&tenant.owner, &tenant.slug, http::Method::DELETE, &path, None).await.expect(204);
         app.advance(Duration::from_secs(10)).await;
         let message = app.message(&tenant.live, &id).await;
-        assert_eq!((&message["status"], message["events"].as_array().expect("events").last().expect("one")["eventType"].clone()), (&json!("sending"), json!("retry_scheduled")));
+        assert_eq!(
+            (&message["status"], message["events"].as_array().expect("events").last().expect("one")["eventType"].clone()),
+            (&json!("sending"), json!("retry_scheduled"))
+        );
         app.configure_sms(&tenant).await;
         app.advance(Duration::from_secs(61)).await;
         assert_eq!(app.message(&tenant.live, &id).await["status"], "sent");
@@ -224,7 +245,10 @@ async fn a_tenant_that_allows_it_gets_unknown_messages_repeated() {
         app.settle().await;
         app.advance(Duration::from_secs(10)).await;
         let message = app.message(&tenant.live, &id).await;
-        assert_eq!((kinds(&message), &message["status"]), (vec!["queued", "sending", "outcome_unknown", "sending", "sent"], &json!("sent")));
+        assert_eq!(
+            (kinds(&message), &message["status"]),
+            (vec!["queued", "sending", "outcome_unknown", "sending", "sent"], &json!("sent"))
+        );
         assert_eq!(sim.count(), before + 2);
     })
     .await;

@@ -1,13 +1,19 @@
 //! What operators and their tools ask: is it alive, can it accept, what does it count, what does it offer.
 
-use axum::{extract::State, response::{IntoResponse, Response}};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use http::{HeaderMap, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
 use super::AppState;
-use crate::{codes, problem::{Problem, Result}};
+use crate::{
+    codes,
+    problem::{Problem, Result},
+};
 
 /// A state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -47,7 +53,9 @@ pub async fn readyz(State(app): AppState) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, content_type = "application/openmetrics-text", body = String)), security(("metricsToken" = [])))]
 pub async fn metrics(State(app): AppState, headers: HeaderMap) -> Result<Response> {
     let token = app.settings.metrics_token.as_ref().ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
-    let given = headers.get(header::AUTHORIZATION).ok_or_else(|| Problem::new(codes::MISSING_CREDENTIALS, "Send the metrics token in Authorization: Bearer."))?;
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .ok_or_else(|| Problem::new(codes::MISSING_CREDENTIALS, "Send the metrics token in Authorization: Bearer."))?;
     let given = given.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
     if !bool::from(given.ct_eq(token.expose_secret().as_bytes())) {
         return Err(Problem::of(codes::INVALID_TOKEN));

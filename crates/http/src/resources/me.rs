@@ -58,7 +58,13 @@ pub async fn me(human: Human, State(app): AppState, query: RawQuery) -> Result<a
     let memberships = app.engine.store.list_memberships(human.claims.sub, None, raven_core::page::MAX_LIMIT).await?;
     let memberships = memberships
         .into_iter()
-        .map(|m| MembershipView { tenant_id: m.tenant.id, tenant_slug: m.tenant.slug, tenant_name: m.tenant.name, role: m.role.name(), status: m.tenant.status.name() })
+        .map(|m| MembershipView {
+            tenant_id: m.tenant.id,
+            tenant_slug: m.tenant.slug,
+            tenant_name: m.tenant.name,
+            role: m.role.name(),
+            status: m.tenant.status.name(),
+        })
         .collect();
     let profile = human.claims.profile();
     let user = UserView { id: profile.id, email: profile.email, name: profile.name, avatar_url: profile.avatar_url };

@@ -199,7 +199,13 @@ struct Sender {
 /// 202 means that the message is durably stored; it is at the provider a moment later. With an idempotency key the same
 /// request can be sent again without a second message.
 #[utoipa::path(post, path = "/v1/messages", tag = "messages", request_body = SendRequest, responses((status = 202, body = AcceptedView)), security(("key" = [])))]
-pub async fn send(caller: Caller<SendMessages>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body<MESSAGE_LIMIT>) -> Result<Response> {
+pub async fn send(
+    caller: Caller<SendMessages>,
+    State(app): AppState,
+    headers: HeaderMap,
+    query: RawQuery,
+    body: Body<MESSAGE_LIMIT>,
+) -> Result<Response> {
     query.none()?;
     let mut fields = body.fields(SendRequest::FIELDS)?;
     let request = SendRequest::read(&mut fields);
@@ -220,7 +226,13 @@ pub async fn send(caller: Caller<SendMessages>, State(app): AppState, headers: H
 
 /// Send a message, as a human.
 #[utoipa::path(post, path = "/v1/admin/messages", tag = "messages", request_body = HumanSendRequest, responses((status = 202, body = AcceptedView)))]
-pub async fn send_as_human(session: Session<AsMember>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body<MESSAGE_LIMIT>) -> Result<Response> {
+pub async fn send_as_human(
+    session: Session<AsMember>,
+    State(app): AppState,
+    headers: HeaderMap,
+    query: RawQuery,
+    body: Body<MESSAGE_LIMIT>,
+) -> Result<Response> {
     query.none()?;
     let mut fields = body.fields(HumanSendRequest::FIELDS)?;
     let request = HumanSendRequest::read(&mut fields);
@@ -242,7 +254,8 @@ pub async fn send_as_human(session: Session<AsMember>, State(app): AppState, hea
     if session.confined_to().is_some_and(|own| own != environment) {
         return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can send in its own environment only."));
     }
-    let sender = Sender { tenant: session.tenant_id(), environment, source: Source::Dashboard, key: None, operation: Operation::SendMessageAsHuman };
+    let sender =
+        Sender { tenant: session.tenant_id(), environment, source: Source::Dashboard, key: None, operation: Operation::SendMessageAsHuman };
     accept(&app, sender, parsed, key, fingerprint).await
 }
 
@@ -253,7 +266,10 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
     let refusal = match view.route(environment, parsed.channel) {
-        None => Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel)),
+        None => Problem::new(
+            codes::NO_PROVIDER_FOR_CHANNEL,
+            format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel),
+        ),
         Some(_) if parsed.needs_sender && !view.has_default_sender(parsed.channel) => {
             Problem::field("from", "is required: the provider config has no from_email")
         }
@@ -281,7 +297,9 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
         None => None,
     };
     match replay {
-        Some(Accepted::Replayed { seq, recipient, channel, status }) => accepted(app, Receipt { seq, status, channel, recipient, replayed: true }),
+        Some(Accepted::Replayed { seq, recipient, channel, status }) => {
+            accepted(app, Receipt { seq, status, channel, recipient, replayed: true })
+        }
         Some(Accepted::KeyReused) => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
         _ => Err(refusal),
     }
@@ -304,19 +322,35 @@ fn accepted(app: &App, receipt: Receipt) -> Result<Response> {
 
 /// One message with its timeline.
 #[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)), security(("key" = [])))]
-pub async fn find(caller: Caller<ReadMessages>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+pub async fn find(
+    caller: Caller<ReadMessages>,
+    State(app): AppState,
+    PathId(id): PathId,
+    query: RawQuery,
+) -> Result<axum::Json<MessageWithEvents>> {
     query.none()?;
     one(&app, caller.key.tenant, Some(caller.key.environment), &id, false).await
 }
 
 /// One message with its timeline, of either environment.
 #[utoipa::path(get, path = "/v1/admin/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)))]
-pub async fn find_as_human(session: Session<AsViewer>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<MessageWithEvents>> {
+pub async fn find_as_human(
+    session: Session<AsViewer>,
+    State(app): AppState,
+    PathId(id): PathId,
+    query: RawQuery,
+) -> Result<axum::Json<MessageWithEvents>> {
     query.none()?;
     one(&app, session.tenant_id(), session.confined_to(), &id, session.role >= Role::Admin).await
 }
 
-async fn one(app: &App, tenant: TenantId, environment: Option<Environment>, id: &str, with_payload: bool) -> Result<axum::Json<MessageWithEvents>> {
+async fn one(
+    app: &App,
+    tenant: TenantId,
+    environment: Option<Environment>,
+    id: &str,
+    with_payload: bool,
+) -> Result<axum::Json<MessageWithEvents>> {
     let not_found = || Problem::of(codes::NOT_FOUND);
     let seq = MessageId::parse(id).and_then(|id| app.engine.ids.open(id)).ok_or_else(not_found)?;
     let record = app.engine.store.find_message(tenant, environment, seq).await?.ok_or_else(not_found)?;
@@ -341,11 +375,17 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
 pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<MessageView>>> {
     let mut parameters = query.parameters(LIST_AS_HUMAN);
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
-    let environment = parameters.read("environment", |t| if t == "all" { Some(None) } else { Environment::parse(t).map(Some) }, || "must be live, test or all".to_owned());
+    let environment = parameters.read(
+        "environment",
+        |t| if t == "all" { Some(None) } else { Environment::parse(t).map(Some) },
+        || "must be live, test or all".to_owned(),
+    );
     parameters.finish()?;
     filter.environment = match (session.confined_to(), environment) {
         (Some(own), None) => Some(own),
-        (Some(own), Some(asked)) if asked != Some(own) => return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only.")),
+        (Some(own), Some(asked)) if asked != Some(own) => {
+            return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only."));
+        }
         (_, Some(asked)) => asked,
         (None, None) => Some(Environment::Live),
     };
@@ -353,7 +393,8 @@ pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, que
 }
 
 const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
-const LIST_AS_HUMAN: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor", "environment"];
+const LIST_AS_HUMAN: &[&str] =
+    &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor", "environment"];
 
 /// The parameters of a list of messages, for the OpenAPI document.
 #[derive(utoipa::IntoParams)]
@@ -418,7 +459,13 @@ fn normal_recipient(to: &str) -> String {
     }
 }
 
-async fn many(app: &App, tenant: TenantId, filter: MessageFilter, limit: usize, cursor: Option<&str>) -> Result<axum::Json<Page<MessageView>>> {
+async fn many(
+    app: &App,
+    tenant: TenantId,
+    filter: MessageFilter,
+    limit: usize,
+    cursor: Option<&str>,
+) -> Result<axum::Json<Page<MessageView>>> {
     let time = |t: Option<Timestamp>| t.map(|t| t.millis().to_string());
     let scope = page::Scope::new("messages", tenant.0)
         .with("environment", filter.environment.map(Environment::name))

@@ -16,7 +16,10 @@ use raven_core::Timestamp;
 use raven_store::{Claim, Operation, Outcome, Scope};
 use uuid::Uuid;
 
-use crate::{App, codes, idempotency, problem::{Problem, Result}};
+use crate::{
+    App, codes, idempotency,
+    problem::{Problem, Result},
+};
 
 /// A fresh random id (UUIDv4).
 fn fresh_id(app: &App) -> Result<Uuid> {

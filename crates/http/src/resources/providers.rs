@@ -127,7 +127,13 @@ pub struct FieldView {
 
 impl From<&'static Spec> for ProviderView {
     fn from(spec: &'static Spec) -> Self {
-        Self { id: spec.id, name: spec.name, channel: spec.channel.name(), docs_url: spec.docs_url, fields: spec.fields.iter().map(FieldView::from).collect() }
+        Self {
+            id: spec.id,
+            name: spec.name,
+            channel: spec.channel.name(),
+            docs_url: spec.docs_url,
+            fields: spec.fields.iter().map(FieldView::from).collect(),
+        }
     }
 }
 

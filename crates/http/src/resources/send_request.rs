@@ -130,7 +130,8 @@ impl<'a> SendRequest<'a> {
         let (channel, recipient) = (channel?, recipient?);
         let segments = self.body.as_deref().filter(|_| channel == Channel::Sms).map(sms::segments);
         let needs_sender = channel == Channel::Email && self.from.is_none();
-        let content = Content { from: self.from, body: self.body, subject: self.subject, body_html: self.body_html, body_text: self.body_text };
+        let content =
+            Content { from: self.from, body: self.body, subject: self.subject, body_html: self.body_html, body_text: self.body_text };
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
         Some(Parsed { channel, recipient, content, external_id: self.external_id.map(Cow::into_owned), segments, needs_sender })
@@ -229,7 +230,9 @@ fn subscription(members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -
     let endpoint: Option<Cow<'_, str>> = outer.take("endpoint");
     match endpoint.as_deref() {
         None => outer.require("endpoint", "is required"),
-        Some(url) if url.len() > 2048 || !url.starts_with("https://") || !url.chars().all(|c| c.is_ascii_graphic()) => outer.note("endpoint", "must be an https URL of at most 2048 characters"),
+        Some(url) if url.len() > 2048 || !url.starts_with("https://") || !url.chars().all(|c| c.is_ascii_graphic()) => {
+            outer.note("endpoint", "must be an https URL of at most 2048 characters")
+        }
         Some(_) => {}
     }
     let keys: Option<Json<'_>> = outer.take("keys");

@@ -169,7 +169,14 @@ pub async fn list(human: Human, State(app): AppState, query: RawQuery) -> Result
     let scope = page::Scope::new("tenants", human.claims.sub.0);
     let before = scope.open(&app.engine.cursors, cursor.as_deref())?.map(|(at, id)| (at, TenantId(id)));
     let rows = app.engine.store.list_memberships(human.claims.sub, before, limit + 1).await?;
-    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |m| (m.tenant.created_at, m.tenant.id.0), |m| TenantView::from(m.tenant))))
+    Ok(axum::Json(page::page(
+        rows,
+        limit,
+        &scope,
+        &app.engine.cursors,
+        |m| (m.tenant.created_at, m.tenant.id.0),
+        |m| TenantView::from(m.tenant),
+    )))
 }
 
 /// BCP 47 in the shape that is in use: a language of 2 or 3 letters, then parts of 2 to 8 letters and digits.

@@ -36,7 +36,13 @@ async fn a_revoked_key_is_refused_at_once() {
         let t = app.tenant("Acme").await;
         list_with(&app, &[("x-raven-key", &t.live)]).await.expect(200);
         let keys = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/api-keys", None).await.expect(200);
-        let id = keys["data"].as_array().expect("data").iter().find(|k| t.live.starts_with(k["prefix"].as_str().expect("a prefix"))).expect("the key")["id"].clone();
+        let id = keys["data"]
+            .as_array()
+            .expect("data")
+            .iter()
+            .find(|k| t.live.starts_with(k["prefix"].as_str().expect("a prefix")))
+            .expect("the key")["id"]
+            .clone();
         let path = format!("/v1/admin/api-keys/{}", id.as_str().expect("an id"));
         app.as_human(&t.owner, &t.slug, Method::DELETE, &path, None).await.expect(204);
         list_with(&app, &[("x-raven-key", &t.live)]).await.expect_error(401, "invalid_api_key");
@@ -84,21 +90,37 @@ async fn scopes_are_kept() {
         let t = app.tenant("Acme").await;
         let make = async |scopes: Value| {
             let body = json!({ "name": "k", "environment": "test", "scopes": scopes });
-            app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/api-keys", Some(body)).await.expect(201)["plaintext"].as_str().expect("the text").to_owned()
+            app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/api-keys", Some(body)).await.expect(201)["plaintext"]
+                .as_str()
+                .expect("the text")
+                .to_owned()
         };
-        let (read, send, admin) = (make(json!(["messages:read"])).await, make(json!(["messages:send"])).await, make(json!(["admin:*"])).await);
+        let (read, send, admin) =
+            (make(json!(["messages:read"])).await, make(json!(["messages:send"])).await, make(json!(["admin:*"])).await);
         let body = json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" });
         app.post_message(&read, body.clone()).await.expect_error(403, "insufficient_scope");
         app.post_message(&send, body.clone()).await.expect(202);
         list_with(&app, &[("x-raven-key", &send)]).await.expect_error(403, "insufficient_scope");
         app.with_key(&read, Method::GET, "/v1/admin/messages", None).await.expect_error(403, "insufficient_scope");
-        assert_eq!(app.with_key(&admin, Method::GET, "/v1/admin/messages", None).await.expect(200)["data"].as_array().expect("data").len(), 1);
+        assert_eq!(
+            app.with_key(&admin, Method::GET, "/v1/admin/messages", None).await.expect(200)["data"].as_array().expect("data").len(),
+            1
+        );
         // A test key sees and makes nothing live.
         app.with_key(&admin, Method::GET, "/v1/admin/messages?environment=live", None).await.expect_error(403, "insufficient_scope");
         app.with_key(&admin, Method::GET, "/v1/admin/providers", None).await.expect_error(403, "insufficient_scope");
-        app.with_key(&admin, Method::POST, "/v1/admin/api-keys", Some(json!({ "name": "x" }))).await.expect_error(403, "insufficient_scope");
+        app.with_key(&admin, Method::POST, "/v1/admin/api-keys", Some(json!({ "name": "x" })))
+            .await
+            .expect_error(403, "insufficient_scope");
         app.with_key(&admin, Method::POST, "/v1/admin/api-keys", Some(json!({ "name": "x", "environment": "test" }))).await.expect(201);
-        app.with_key(&admin, Method::POST, "/v1/admin/api-keys", Some(json!({ "name": "x", "environment": "test", "scopes": ["admin:*"] }))).await.expect_error(403, "insufficient_role");
+        app.with_key(
+            &admin,
+            Method::POST,
+            "/v1/admin/api-keys",
+            Some(json!({ "name": "x", "environment": "test", "scopes": ["admin:*"] })),
+        )
+        .await
+        .expect_error(403, "insufficient_role");
         let seen = app.with_key(&admin, Method::GET, "/v1/admin/api-keys", None).await.expect(200);
         assert!(seen["data"].as_array().expect("data").iter().all(|k| k["environment"] == "test"));
     })
@@ -116,7 +138,10 @@ async fn tokens_and_tenant_headers_are_checked() {
         get("/v1/admin/me", &[("authorization", "Bearer a.b.c")]).await.expect_error(401, "invalid_token");
         get("/v1/admin/me", &[("x-raven-key", &a.live)]).await.expect_error(401, "missing_credentials");
         let me = get("/v1/admin/me", &[("authorization", &bearer), ("x-app-name", "raven-cloud")]).await.expect(200);
-        assert_eq!(me["memberships"], json!([{ "tenantId": a.id, "tenantSlug": a.slug, "tenantName": "Acme", "role": "owner", "status": "active" }]));
+        assert_eq!(
+            me["memberships"],
+            json!([{ "tenantId": a.id, "tenantSlug": a.slug, "tenantName": "Acme", "role": "owner", "status": "active" }])
+        );
         get("/v1/admin/me", &[("authorization", &bearer), ("x-app-name", "other")]).await.expect_error(400, "validation_failed");
         get("/v1/admin/messages", &[("authorization", &bearer)]).await.expect_error(403, "not_a_member");
         get("/v1/admin/messages", &[("authorization", &bearer), ("x-tenant-slug", &b.slug)]).await.expect_error(403, "not_a_member");
@@ -141,7 +166,9 @@ async fn a_suspended_tenant_reads_as_a_human_and_does_nothing_else() {
         let body = json!({ "channel": "sms", "to": "+254722000000", "body": "Hi", "environment": "test" });
         app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/messages", None).await.expect(200);
         app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/messages", Some(body)).await.expect_error(403, "tenant_suspended");
-        app.post_message(&t.test, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" })).await.expect_error(403, "tenant_suspended");
+        app.post_message(&t.test, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" }))
+            .await
+            .expect_error(403, "tenant_suspended");
         app.store.set_tenant_status(t.id, raven_core::tenant::TenantStatus::Active).await.expect("active");
     })
     .await;

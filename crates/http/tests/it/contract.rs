@@ -6,7 +6,13 @@ use raven_testkit::app::{METRICS_TOKEN, on_both, request};
 use serde_json::{Value, json};
 
 fn raw(key: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
-    Request::builder().method(Method::POST).uri("/v1/messages").header("x-raven-key", key).header("content-type", kind).body(body.into()).expect("a request")
+    Request::builder()
+        .method(Method::POST)
+        .uri("/v1/messages")
+        .header("x-raven-key", key)
+        .header("content-type", kind)
+        .body(body.into())
+        .expect("a request")
 }
 
 #[tokio::test]
@@ -14,11 +20,13 @@ async fn bodies_that_are_not_json_objects_are_refused() {
     on_both(async |app| {
         let key = app.tenant("Acme").await.test;
         let deep = format!("{{\"body\":{}{}}}", "[".repeat(100), "]".repeat(100));
-        for bad in ["{", "[]", "\"x\"", "7", "null", "{\"a\":1,\"a\":2}", "{\"channel\":\"sms\",}", "{\"body\":\"\u{1}\"}", &deep, "{} {}"] {
+        for bad in ["{", "[]", "\"x\"", "7", "null", "{\"a\":1,\"a\":2}", "{\"channel\":\"sms\",}", "{\"body\":\"\u{1}\"}", &deep, "{} {}"]
+        {
             app.send(raw(&key, "application/json", bad.to_owned())).await.expect_error(400, "invalid_json");
         }
         app.send(raw(&key, "application/json", &b"{\"body\":\"\xff\"}"[..])).await.expect_error(400, "invalid_json");
-        let twice = app.send(raw(&key, "application/json", r#"{"externalId":"a","external_id":"b"}"#)).await.expect_error(400, "validation_failed");
+        let twice =
+            app.send(raw(&key, "application/json", r#"{"externalId":"a","external_id":"b"}"#)).await.expect_error(400, "validation_failed");
         assert_eq!(twice["errors"][0]["field"], "externalId");
     })
     .await;
@@ -33,7 +41,12 @@ async fn sizes_and_types_are_checked() {
         app.send(raw(&t.test, "application/json; charset=utf-8", "{}")).await.expect_error(400, "validation_failed");
         app.send(raw(&t.test, "application/json", vec![b' '; 25 * 1024 * 1024 + 1])).await.expect_error(413, "body_too_large");
         let bearer = format!("Bearer {}", t.owner);
-        let mut big = request(Method::POST, "/v1/admin/api-keys", &[("authorization", &bearer), ("x-tenant-slug", &t.slug), ("content-type", "application/json")], None);
+        let mut big = request(
+            Method::POST,
+            "/v1/admin/api-keys",
+            &[("authorization", &bearer), ("x-tenant-slug", &t.slug), ("content-type", "application/json")],
+            None,
+        );
         *big.body_mut() = Body::from(vec![b' '; 1024 * 1024 + 1]);
         app.send(big).await.expect_error(413, "body_too_large");
     })
@@ -74,10 +87,16 @@ async fn every_answer_carries_a_request_id() {
 #[tokio::test]
 async fn the_error_shape_is_the_published_one() {
     on_both(async |app| {
-        let error = app.send(request(Method::GET, "/v1/messages", &[("x-raven-key", "rk_live_00000000_00000000000000000000000000000000")], None)).await.expect_error(401, "invalid_api_key");
+        let error = app
+            .send(request(Method::GET, "/v1/messages", &[("x-raven-key", "rk_live_00000000_00000000000000000000000000000000")], None))
+            .await
+            .expect_error(401, "invalid_api_key");
         let names: Vec<&String> = error.as_object().expect("an object").keys().collect();
         assert_eq!(names.len(), 6, "{names:?}");
-        assert_eq!((&error["statusCode"], &error["path"], &error["message"]), (&json!(401), &json!("/v1/messages"), &json!("Invalid API key")));
+        assert_eq!(
+            (&error["statusCode"], &error["path"], &error["message"]),
+            (&json!(401), &json!("/v1/messages"), &json!("Invalid API key"))
+        );
     })
     .await;
 }

@@ -14,7 +14,10 @@ async fn a_key_is_shown_once_and_stored_as_hashes_only() {
         assert!(plaintext.starts_with(created["prefix"].as_str().expect("a prefix")));
         assert!(plaintext.ends_with(created["lastFour"].as_str().expect("four characters")));
         assert_eq!(plaintext.len(), "rk_live_a3f7b2c1_".len() + 32);
-        assert_eq!((&created["scopes"], &created["rateLimitRpm"], &created["expiresAt"]), (&json!(["messages:send", "messages:read"]), &json!(5), &Value::Null));
+        assert_eq!(
+            (&created["scopes"], &created["rateLimitRpm"], &created["expiresAt"]),
+            (&json!(["messages:send", "messages:read"]), &json!(5), &Value::Null)
+        );
 
         let replay = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/api-keys", Some(body)).await;
         assert_eq!(replay.headers["idempotent-replayed"], "true");

@@ -17,16 +17,23 @@ async fn a_test_message_is_accepted_sent_and_delivered() {
     on_both(async |app| {
         let tenant = app.tenant("Acme").await;
         let accepted = app.post_message(&tenant.test, sms("+254722000000")).await.expect(202);
-        assert_eq!((&accepted["status"], &accepted["channel"], &accepted["to"]), (&json!("queued"), &json!("sms"), &json!("+254722000000")));
+        assert_eq!(
+            (&accepted["status"], &accepted["channel"], &accepted["to"]),
+            (&json!("queued"), &json!("sms"), &json!("+254722000000"))
+        );
         let id = accepted["id"].as_str().expect("an id");
         app.settle().await;
         let sent = app.message(&tenant.test, id).await;
-        assert_eq!((&sent["status"], &sent["provider"], &sent["segments"], &sent["encoding"]), (&json!("sent"), &json!("sandbox"), &json!(1), &json!("gsm7")));
+        assert_eq!(
+            (&sent["status"], &sent["provider"], &sent["segments"], &sent["encoding"]),
+            (&json!("sent"), &json!("sandbox"), &json!(1), &json!("gsm7"))
+        );
         app.advance(raven_providers::sandbox::DELIVERED_AFTER).await;
         let delivered = app.message(&tenant.test, id).await;
         assert_eq!(delivered["status"], "delivered");
         assert_eq!(delivered["enqueuedAt"], accepted["enqueuedAt"]);
-        let events: Vec<&str> = delivered["events"].as_array().expect("events").iter().map(|e| e["eventType"].as_str().expect("a type")).collect();
+        let events: Vec<&str> =
+            delivered["events"].as_array().expect("events").iter().map(|e| e["eventType"].as_str().expect("a type")).collect();
         assert_eq!(events, ["queued", "sending", "sent", "delivered"]);
     })
     .await;
@@ -130,7 +137,12 @@ async fn a_live_key_without_a_provider_is_told_so() {
 async fn an_equal_request_with_the_same_key_is_replayed() {
     on_both(async |app| {
         let tenant = app.tenant("Acme").await;
-        let first = app.post_message(&tenant.test, json!({ "channel": "sms", "to": "+254722000000", "body": "x", "externalId": "e", "idempotencyKey": "k1" })).await;
+        let first = app
+            .post_message(
+                &tenant.test,
+                json!({ "channel": "sms", "to": "+254722000000", "body": "x", "externalId": "e", "idempotencyKey": "k1" }),
+            )
+            .await;
         assert!(first.headers.get("idempotent-replayed").is_none());
         let first = first.expect(202);
         app.advance(raven_providers::sandbox::DELIVERED_AFTER).await;
@@ -176,7 +188,12 @@ async fn bad_idempotency_keys_are_refused() {
             assert_eq!(fields(&app.post_message(&key, with(bad)).await.expect_error(400, "validation_failed")), ["idempotencyKey"]);
         }
         app.post_message(&key, with(json!("x".repeat(255)))).await.expect(202);
-        let both = raven_testkit::app::request(Method::POST, "/v1/messages", &[("x-raven-key", &key), ("idempotency-key", "other")], Some(with(json!("one"))));
+        let both = raven_testkit::app::request(
+            Method::POST,
+            "/v1/messages",
+            &[("x-raven-key", &key), ("idempotency-key", "other")],
+            Some(with(json!("one"))),
+        );
         assert_eq!(fields(&app.send(both).await.expect_error(400, "validation_failed")), ["idempotencyKey"]);
     })
     .await;
@@ -248,7 +265,9 @@ async fn a_message_of_another_tenant_or_environment_is_not_found() {
 async fn a_human_sends_live_by_default_and_sees_live_by_default() {
     on_both(async |app| {
         let t = app.tenant("Acme").await;
-        app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/messages", Some(sms("+254722000000"))).await.expect_error(400, "no_provider_for_channel");
+        app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/messages", Some(sms("+254722000000")))
+            .await
+            .expect_error(400, "no_provider_for_channel");
         let mut body = sms("+254722000000");
         body["environment"] = json!("test");
         let accepted = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/messages", Some(body)).await.expect(202);

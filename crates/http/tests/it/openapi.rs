@@ -1,6 +1,11 @@
 //! The OpenAPI document tells what the code does.
 
-use raven_http::resources::{keys::KeyRequest, providers::ConfigRequest, send_request::{HumanSendRequest, SendRequest}, tenants::TenantRequest};
+use raven_http::resources::{
+    keys::KeyRequest,
+    providers::ConfigRequest,
+    send_request::{HumanSendRequest, SendRequest},
+    tenants::TenantRequest,
+};
 use raven_testkit::app::{on_both, request};
 use serde_json::Value;
 
@@ -36,16 +41,23 @@ async fn every_documented_operation_exists_and_asks_for_credentials() {
         for (path, item) in document["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("an item") {
                 let Ok(method) = method.to_uppercase().parse::<http::Method>() else { continue };
-                let answer = app.send(request(method.clone(), &path.replace("{id}", "00000000-0000-4000-8000-000000000000"), &[], None)).await;
+                let answer =
+                    app.send(request(method.clone(), &path.replace("{id}", "00000000-0000-4000-8000-000000000000"), &[], None)).await;
                 assert!(answer.status != 404 && answer.status != 405, "{method} {path} is documented and does not exist");
-                let is_open = operation["security"].as_array().is_some_and(|s| s.iter().any(|r| r.as_object().is_some_and(serde_json::Map::is_empty)));
+                let is_open = operation["security"]
+                    .as_array()
+                    .is_some_and(|s| s.iter().any(|r| r.as_object().is_some_and(serde_json::Map::is_empty)));
                 if is_open {
                     open.push(path.clone());
                     assert_ne!(answer.status, 401);
                 } else {
                     assert_eq!(answer.status, 401, "{method} {path} answers without credentials");
                 }
-                assert!(operation["responses"].as_object().expect("responses").contains_key(answer.status.as_str()), "{method} {path}: {} is not documented", answer.status);
+                assert!(
+                    operation["responses"].as_object().expect("responses").contains_key(answer.status.as_str()),
+                    "{method} {path}: {} is not documented",
+                    answer.status
+                );
             }
         }
         open.sort();
@@ -57,11 +69,14 @@ async fn every_documented_operation_exists_and_asks_for_credentials() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "whoever runs the tests says by it that the page is to be written")]
 fn errors_are_a_closed_list_and_documented() {
     let document = document();
     let listed = document["components"]["schemas"]["Error"]["properties"]["code"]["enum"].as_array().expect("an enum").len();
     assert_eq!(listed, raven_http::codes::ALL.len());
-    let mut text = String::from("# Error codes\n\nEvery error has a `code` from this list. This page is made from the table in `crates/http/src/codes.rs`.\n\n| status | code | what it means, and what to do |\n|---|---|---|\n");
+    let mut text = String::from(
+        "# Error codes\n\nEvery error has a `code` from this list. This page is made from the table in `crates/http/src/codes.rs`.\n\n| status | code | what it means, and what to do |\n|---|---|---|\n",
+    );
     for code in raven_http::codes::ALL {
         text.push_str(&format!("| {} | `{}` | {} |\n", code.status.as_u16(), code.name, code.text));
     }
@@ -69,5 +84,9 @@ fn errors_are_a_closed_list_and_documented() {
     if std::env::var_os("RAVEN_UPDATE_DOCS").is_some() {
         std::fs::write(path, &text).expect("docs/errors.md can be written");
     }
-    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), text, "docs/errors.md is out of date: run the tests once with RAVEN_UPDATE_DOCS=1");
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap_or_default(),
+        text,
+        "docs/errors.md is out of date: run the tests once with RAVEN_UPDATE_DOCS=1"
+    );
 }

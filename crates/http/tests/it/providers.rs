@@ -56,7 +56,8 @@ async fn the_catalog_names_every_setting() {
         let catalog = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/providers/catalog", None).await.expect(200);
         let ids: Vec<&str> = catalog["data"].as_array().expect("data").iter().map(|p| p["id"].as_str().expect("an id")).collect();
         assert_eq!(ids, ["africas_talking", "twilio", "smtp"]);
-        let key = catalog["data"][0]["fields"].as_array().expect("fields").iter().find(|f| f["name"] == "api_key").expect("the key's field");
+        let key =
+            catalog["data"][0]["fields"].as_array().expect("fields").iter().find(|f| f["name"] == "api_key").expect("the key's field");
         assert_eq!((&key["secret"], &key["required"], &key["type"]), (&json!(true), &json!(true), &json!("string")));
     })
     .await;

@@ -12,8 +12,24 @@ async fn a_tenant_gets_defaults_a_slug_and_its_owner() {
         let post = async |body| app.send(request(Method::POST, "/v1/admin/tenants", &headers, Some(body))).await;
         let first = post(json!({ "name": " Acme & Co ", "country_code": "KE" })).await.expect(201);
         assert_eq!(
-            (&first["slug"], &first["name"], &first["status"], &first["plan"], &first["countryCode"], &first["defaultLocale"], &first["defaultTz"]),
-            (&json!("acme-co"), &json!("Acme & Co"), &json!("active"), &json!("free"), &json!("KE"), &json!("en"), &json!("Africa/Nairobi"))
+            (
+                &first["slug"],
+                &first["name"],
+                &first["status"],
+                &first["plan"],
+                &first["countryCode"],
+                &first["defaultLocale"],
+                &first["defaultTz"]
+            ),
+            (
+                &json!("acme-co"),
+                &json!("Acme & Co"),
+                &json!("active"),
+                &json!("free"),
+                &json!("KE"),
+                &json!("en"),
+                &json!("Africa/Nairobi")
+            )
         );
         assert_eq!(post(json!({ "name": "Acme Co" })).await.expect(201)["slug"], "acme-co-2");
         post(json!({ "name": "Acme Co", "slug": "acme-co" })).await.expect_error(409, "slug_taken");
@@ -29,7 +45,8 @@ async fn a_tenant_gets_defaults_a_slug_and_its_owner() {
         let stranger = format!("Bearer {}", app.token("eve@example.com"));
         let none = app.send(request(Method::GET, "/v1/admin/tenants", &[("authorization", &stranger)], None)).await.expect(200);
         assert_eq!(none["data"], json!([]));
-        let foreign = app.send(request(Method::GET, &format!("/v1/admin/tenants?cursor={next}"), &[("authorization", &stranger)], None)).await;
+        let foreign =
+            app.send(request(Method::GET, &format!("/v1/admin/tenants?cursor={next}"), &[("authorization", &stranger)], None)).await;
         foreign.expect_error(400, "invalid_cursor");
     })
     .await;
@@ -40,7 +57,10 @@ async fn bad_tenants_are_explained() {
     on_both(async |app| {
         let bearer = format!("Bearer {}", app.token("ada@example.com"));
         let body = json!({ "name": "x", "slug": "🎉", "countryCode": "KEN", "defaultLocale": "e", "defaultTz": "Africa/Atlantis" });
-        let error = app.send(request(Method::POST, "/v1/admin/tenants", &[("authorization", &bearer)], Some(body))).await.expect_error(400, "validation_failed");
+        let error = app
+            .send(request(Method::POST, "/v1/admin/tenants", &[("authorization", &bearer)], Some(body)))
+            .await
+            .expect_error(400, "validation_failed");
         let fields: Vec<&str> = error["errors"].as_array().expect("errors").iter().map(|e| e["field"].as_str().expect("a field")).collect();
         assert_eq!(fields, ["name", "slug", "countryCode", "defaultLocale", "defaultTz"]);
     })
