@@ -1,7 +1,7 @@
 //! Raven's HTTP API.
 //!
 //! What lives here: routes (all of them visible in [`routes`]), who the caller is ([`caller`]), how a request is read
-//! ([`body`], [`fields`], [`query`]), how an error is told ([`codes`], [`problem`]), the OpenAPI document ([`openapi`]).
+//! ([`body`], [`fields`], [`query`]), how an error is told ([`codes`], [`problem`]), the OpenAPI document ([`openapi()`]).
 //! What must not: SQL, rules that would hold without HTTP, outgoing connections, the environment.
 
 use std::sync::{

@@ -1,4 +1,4 @@
-//! The embedded engine: one SQLite file, one thread that writes to it ([`writer`]), a few connections that read ([`readers`]).
+//! The embedded engine: one SQLite file, one thread that writes to it (`writer`), a few connections that read (`readers`).
 //!
 //! What lives here: the store, how its connections are opened, its health. One file per noun holds the SQL of its verbs.
 
