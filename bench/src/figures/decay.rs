@@ -37,7 +37,8 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
             bench.settle().await?;
             many.push(look(bench, engine, &large).await?);
             let (a, b) = (&few[round - 1], &many[round - 1]);
-            bench.say(&format!("decay, {}, {kind} keys, round {round}: {} and {}", engine.name(), rate(a.accepted), rate(b.accepted)));
+            bench.say(&format!("decay, {}, {kind} keys, round {round}: at {FEW} {}", engine.name(), a.tell()));
+            bench.say(&format!("decay, {}, {kind} keys, round {round}: at {} {}", engine.name(), bench.scale.stored, b.tell()));
         }
         bench.remove(&large.0.stop().await?).await?;
         let ratios: Vec<f64> = many.iter().zip(&few).map(|(b, a)| b.accepted / a.accepted).collect();
@@ -50,8 +51,12 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
             met: if bench.scale.full && keys == Keys::Sequential { Met::of(ratio >= LEAST) } else { Met::Open },
             cpu: String::new(),
         });
-        let rounds: Vec<String> = ratios.iter().map(|r| format!("{r:.2}")).collect();
-        bench.report.note(format!("decay, {}, {kind} keys: ratios {}", engine.name(), rounds.join(", ")));
+        let rounds: Vec<String> = ratios
+            .iter()
+            .zip(few.iter().zip(&many))
+            .map(|(r, (a, b))| format!("× {r:.2}: {} at first, {} when full", a.tell(), b.tell()))
+            .collect();
+        bench.report.note(format!("decay, {}, {kind} keys: {}", engine.name(), rounds.join("; ")));
     }
     Ok(())
 }

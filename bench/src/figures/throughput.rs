@@ -76,14 +76,20 @@ impl Window {
         self.cpu.map(|share| if rate > 0.0 { share * 1e6 / rate } else { 0.0 })
     }
 
-    fn tell(&self) -> String {
+    pub(crate) fn tell(&self) -> String {
         let delivery = if self.arrived > 0.0 || self.recorded > 0.0 {
             format!(", {} arrived, {} recorded, jobs {} → {}", rate(self.arrived), rate(self.recorded), self.jobs.0, self.jobs.1)
         } else {
             String::new()
         };
         let others = if self.others >= NOISE { format!(", others took {:.0} % of the CPU", self.others) } else { String::new() };
-        format!("{} accepted (p50 {:.2} ms, p99 {:.2} ms){delivery}{others}", rate(self.accepted), self.p50, self.p99)
+        let [server, database, ..] = self.cpu;
+        let busy = if database > 0.0 {
+            format!("cores busy: server {server:.2}, PostgreSQL {database:.2}")
+        } else {
+            format!("cores busy: {server:.2}")
+        };
+        format!("{} accepted (p50 {:.2} ms, p99 {:.2} ms; {busy}){delivery}{others}", rate(self.accepted), self.p50, self.p99)
     }
 }
 

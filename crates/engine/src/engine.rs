@@ -244,6 +244,7 @@ impl Engine {
         }
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
+        running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
     }
 
     /// Starts acceptance and settling alone. What else there is to do is done by [`step`](Self::step): for tests.
@@ -328,6 +329,7 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
 
 enum Chore {
     Beat,
+    Measure,
     Tidy,
 }
 
@@ -338,6 +340,7 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
         ticks.tick().await;
         let done = match chore {
             Chore::Beat => engine.housekeeping.beat().await,
+            Chore::Measure => engine.housekeeping.measure().await,
             Chore::Tidy => engine.housekeeping.tidy().await,
         };
         if let Err(e) = done {

@@ -107,6 +107,7 @@ async fn health_and_metrics_answer() {
         let tenant = app.tenant("Acme").await;
         app.post_message(&tenant.test, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" })).await.expect(202);
         app.settle().await;
+        app.engine.housekeeping.measure().await.expect("the store works");
         assert_eq!(app.send(request(Method::GET, "/healthz", &[], None)).await.expect(200)["status"], "ok");
         assert_eq!(app.send(request(Method::GET, "/readyz", &[], None)).await.expect(200)["status"], "ok");
         app.send(request(Method::GET, "/metrics", &[], None)).await.expect_error(401, "missing_credentials");
@@ -116,6 +117,7 @@ async fn health_and_metrics_answer() {
         let text = String::from_utf8_lossy(&metrics.raw).into_owned();
         assert!(text.contains("raven_messages_accepted_total 1"), "{text}");
         assert!(text.contains(r#"raven_attempts_total{provider="sandbox",outcome="sent"} 1"#), "{text}");
+        assert!(text.contains(r#"raven_queue_depth{channel="sms"} 1"#), "{text}");
         assert!(!text.contains(&tenant.slug) && !text.contains("254722"), "no tenant and no person in a label");
     })
     .await;
