@@ -1,5 +1,18 @@
 //! What is wrong with an input, field by field.
 
+/// An error with its sources, in one line: for logs, never for callers of the API.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
 /// One thing wrong with one field of a request or of a setting.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct FieldProblem {

@@ -48,9 +48,33 @@ pub fn slug_of(name: &str, attempt: u32) -> String {
     if attempt == 0 { base.to_owned() } else { format!("{base}-{}", attempt + 1) }
 }
 
+/// Is this in the form of an ISO 3166-1 alpha-2 code: two capital letters?
+#[must_use]
+pub fn is_country_code(text: &str) -> bool {
+    text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+/// Is this a BCP 47 tag in the shape that is in use: a language of 2 or 3 letters, then parts of 2 to 8 letters and digits?
+#[must_use]
+pub fn is_locale(tag: &str) -> bool {
+    let mut parts = tag.split('-');
+    let language = parts.next().unwrap_or_default();
+    (2..=3).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
+        && tag.len() <= 35
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn locales_and_countries_have_their_forms() {
+        assert!(["en", "en-KE", "sw", "zh-Hant-TW", "fil"].iter().all(|l| is_locale(l)));
+        assert!(["", "e", "english", "en_KE", "en-", "en-K", "e1", "en-ABCDEFGHI"].iter().all(|l| !is_locale(l)));
+        assert!(is_country_code("KE") && !["ke", "KEN", "K", "", "K1"].iter().any(|c| is_country_code(c)));
+    }
 
     #[test]
     fn slugs_come_from_names() {

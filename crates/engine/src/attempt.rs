@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, retry::RetryPolicy};
+use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, problem::chain, retry::RetryPolicy};
 use raven_providers::{Bound, Class, Cx, Outbound, SendError, Sent};
 use raven_store::{Action, Job, Lease, Next, Settlement, Store};
 use tokio_util::task::TaskTracker;
@@ -16,7 +16,7 @@ use crate::{
     mailer::Mailer,
     metrics::{AttemptLabels, Metrics},
     settle::{Outcomes, Unsettled},
-    transport::{CallError, Transport, chain},
+    transport::{CallError, Transport},
 };
 
 /// How long a message whose outcome is unknown waits for word from the provider.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use raven_core::{Clock, EventKind, Status, Timestamp};
+use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain};
 use raven_store::{Action, Job, Next, Start, Store};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     settle::Settler,
     token::Tokens,
-    transport::{ExtraRoots, Transport, chain},
+    transport::{ExtraRoots, Transport},
     vault::{InstallationKeys, SecretKey, Vault},
 };
 

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use raven_core::{Channel, Clock, Environment, KeyId, Seq, Source, Status, TenantId, Timestamp, retry::RetryPolicy, sms::Encoding};
+use raven_core::{
+    Channel, Clock, Environment, KeyId, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy, sms::Encoding,
+};
 use raven_store::{
     Accepted, Action, Job, Lane, NewMessage, Refusal, Store,
     messages::{LARGE_CONTENT, MessageClaim},
@@ -20,7 +22,6 @@ use crate::{
     dispatch::{Dispatcher, Place},
     membership::Membership,
     metrics::Metrics,
-    transport::chain,
 };
 
 /// Messages in one transaction at most.

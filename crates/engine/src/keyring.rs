@@ -1,5 +1,6 @@
-//! Checks API keys. What is known of a prefix is remembered for a minute; beside it the fingerprint of the one secret that
-//! passed Argon2id. So a known key costs one keyed hash, a wrong one an HMAC, and Argon2id runs once a key and minute.
+//! Checks API keys. What is read of a prefix is trusted for a second, so a revocation anywhere counts within that time.
+//! Beside it stands, for a minute, the fingerprint of the one secret that passed Argon2id. So a known key costs one keyed
+//! hash, a wrong one an HMAC, and Argon2id runs once a key and minute.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,8 @@ use crate::{
 };
 
 /// How long what was read of a key is trusted.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a secret that passed Argon2id is known to be the right one.
 const REMEMBER: Duration = Duration::from_secs(60);
 /// Keys that are remembered at most.
 const CAPACITY: u64 = 50_000;
@@ -53,8 +56,8 @@ struct Known {
     record: KeyRecord,
     verified: VerifiedKey,
     read_at: Timestamp,
-    /// Keyed hash of the secret that passed Argon2id.
-    passed: Mutex<Option<[u8; 32]>>,
+    /// Keyed hash of the secret that passed Argon2id, and when it did.
+    passed: Mutex<Option<([u8; 32], Timestamp)>>,
     /// One Argon2id at a time for one key.
     hashing: Semaphore,
 }
@@ -111,19 +114,19 @@ impl Keyring {
         prefix.copy_from_slice(key.prefix.as_bytes());
         let now = self.clock.now();
         let known = match self.known.get(&prefix).await {
-            Some(known) if now.since(known.read_at) < REMEMBER && now >= known.read_at => known,
-            Some(_) => {
+            Some(known) if now.since(known.read_at) < FRESH && now >= known.read_at => known,
+            Some(stale) => {
                 self.known.invalidate(&prefix).await;
-                self.read(prefix, key.prefix, now).await?
+                self.read(prefix, key.prefix, now, Some(stale)).await?
             }
-            None => self.read(prefix, key.prefix, now).await?,
+            None => self.read(prefix, key.prefix, now, None).await?,
         };
         let expired = known.record.expires_at.is_some_and(|at| now >= at);
         if expired || known.record.revoked_at.is_some() {
             return Err(KeyError::Invalid);
         }
         let print = *blake3::keyed_hash(&self.memory_key, key.secret.as_bytes()).as_bytes();
-        if self.has_passed(&known, &print) {
+        if self.has_passed(&known, &print, now) {
             return Ok(known.verified.clone());
         }
         let mac = hmac::sign(&self.mac, key.secret.as_bytes());
@@ -132,9 +135,9 @@ impl Keyring {
         }
         // Never closed, so acquiring only waits.
         let _turn = known.hashing.acquire().await;
-        if !self.has_passed(&known, &print) {
+        if !self.has_passed(&known, &print, now) {
             verify_hash(key.secret.to_owned().into(), known.record.secret_hash.clone()).await?;
-            *known.passed.lock() = Some(print);
+            *known.passed.lock() = Some((print, now));
         }
         Ok(known.verified.clone())
     }
@@ -165,11 +168,12 @@ impl Keyring {
         Ok(FreshKey { prefix, last_four, secret_hash, secret_mac, plaintext: plaintext.into() })
     }
 
-    fn has_passed(&self, known: &Known, print: &[u8; 32]) -> bool {
-        known.passed.lock().is_some_and(|passed| passed.ct_eq(print).into())
+    fn has_passed(&self, known: &Known, print: &[u8; 32], now: Timestamp) -> bool {
+        let passed = *known.passed.lock();
+        passed.is_some_and(|(passed, at)| now.since(at) < REMEMBER && passed.ct_eq(print).into())
     }
 
-    async fn read(&self, prefix: [u8; 16], text: &str, now: Timestamp) -> Result<Arc<Known>, KeyError> {
+    async fn read(&self, prefix: [u8; 16], text: &str, now: Timestamp, stale: Option<Arc<Known>>) -> Result<Arc<Known>, KeyError> {
         let read = async {
             let (record, tenant) =
                 self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
@@ -180,7 +184,9 @@ impl Keyring {
                 scopes: record.scopes,
                 tenant_record: Arc::new(tenant),
             };
-            Ok::<_, KeyError>(Arc::new(Known { record, verified, read_at: now, passed: Mutex::new(None), hashing: Semaphore::new(1) }))
+            // A secret that passed stays known as long as the hash that it passed is the same.
+            let passed = stale.filter(|s| s.record.secret_hash == record.secret_hash).and_then(|s| *s.passed.lock());
+            Ok::<_, KeyError>(Arc::new(Known { record, verified, read_at: now, passed: Mutex::new(passed), hashing: Semaphore::new(1) }))
         };
         self.known.try_get_with(prefix, read).await.map_err(|e| match &*e {
             KeyError::Invalid => KeyError::Invalid,

@@ -18,7 +18,7 @@ use lettre::{
     },
 };
 use parking_lot::Mutex;
-use raven_core::{Clock, Timestamp};
+use raven_core::{Clock, Timestamp, problem::chain};
 use raven_providers::{
     Class, Outbound, SendError, Sent,
     email::smtp::{self, Settings, Tls},
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::{
     guard::{Guard, GuardError, is_public},
-    transport::{CALL_CAP, ExtraRoots, chain},
+    transport::{CALL_CAP, ExtraRoots},
 };
 
 const CONNECT_CAP: Duration = Duration::from_secs(5);

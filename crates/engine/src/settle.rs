@@ -106,14 +106,14 @@ impl Settler {
                     return Err(Error::Unavailable(e));
                 }
                 Err(e) if batch.settlements.len() > 1 => {
-                    tracing::warn!(error = crate::transport::chain(&e), "a batch of outcomes was refused and is tried in halves");
+                    tracing::warn!(error = raven_core::problem::chain(&e), "a batch of outcomes was refused and is tried in halves");
                     self.halve(batch);
                 }
                 Err(e) => {
                     // Nothing more can be done here: the job stays marked as started, and counts as unknown after a restart.
                     let seq = batch.settlements.first().map(|s| s.seq.0);
                     self.pending.fetch_sub(batch.settlements.len(), Ordering::AcqRel);
-                    tracing::error!(error = crate::transport::chain(&e), seq, "an outcome was refused by the store");
+                    tracing::error!(error = raven_core::problem::chain(&e), seq, "an outcome was refused by the store");
                 }
             }
         }
@@ -148,7 +148,7 @@ impl Settler {
                 Ok(true) => wait = BACKOFF.0,
                 Ok(false) => return,
                 Err(e) => {
-                    tracing::error!(error = crate::transport::chain(&e), "outcomes can't be settled yet");
+                    tracing::error!(error = raven_core::problem::chain(&e), "outcomes can't be settled yet");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(BACKOFF.1);
                 }

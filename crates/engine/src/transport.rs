@@ -11,6 +11,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use raven_core::problem::chain;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 /// How long one call may take in all: connecting, sending, and reading the answer. With the grace that a node's heartbeat
@@ -123,16 +124,4 @@ impl Transport {
         }
         Ok(Response::from_parts(parts, read.freeze()))
     }
-}
-
-/// An error with its sources, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

@@ -28,7 +28,7 @@ pub mod serve;
 
 pub use openapi::document as openapi;
 pub use routes::service;
-pub use serve::{serve, serve_metrics};
+pub use serve::{serve, serve_metrics, serve_worker};
 
 /// What the operator decides about the API.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
-use raven_core::{FieldProblem, Problems, Timestamp};
+use raven_core::{FieldProblem, Problems, Timestamp, problem::chain};
 use raven_engine::ingest::IngestError;
 use serde::Serialize;
 
@@ -149,15 +149,4 @@ impl From<raven_engine::clock::EntropyError> for Problem {
         tracing::error!(error = chain(&error), "a request needed randomness");
         Self::of(codes::INTERNAL)
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

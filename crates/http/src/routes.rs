@@ -37,6 +37,13 @@ pub(crate) fn api(app: &Arc<App>) -> Router {
     finish(router, app)
 }
 
+/// Health, and metrics with the token: what a process that only works has on the API's address.
+pub(crate) fn worker(app: &Arc<App>) -> Router {
+    let router =
+        Router::new().route("/metrics", get(health::metrics)).route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz));
+    finish(router, app)
+}
+
 /// Metrics and health alone, no token needed.
 pub(crate) fn operations(app: &Arc<App>) -> Router {
     let router = Router::new()

@@ -23,6 +23,11 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken
     run(listener, routes::api(&app), stop).await;
 }
 
+/// Serves health, and metrics to whoever has the token, until `stop`: for a process that only works.
+pub async fn serve_worker(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
+    run(listener, routes::worker(&app), stop).await;
+}
+
 /// Serves metrics and health until `stop`, for a listener that only the operator's network reaches.
 pub async fn serve_metrics(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
     run(listener, routes::operations(&app), stop).await;

@@ -131,7 +131,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         serving.spawn(raven_http::serve_metrics(metrics, app.clone(), stop.clone()));
     }
     if config.only == Some(Role::Worker) {
-        serving.spawn(raven_http::serve_metrics(listener, app, stop.clone()));
+        serving.spawn(raven_http::serve_worker(listener, app, stop.clone()));
     } else {
         serving.spawn(raven_http::serve(listener, app, stop.clone()));
     }

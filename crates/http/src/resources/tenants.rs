@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use http::HeaderMap;
 use raven_core::{
     TenantId, Timestamp,
-    tenant::{TenantStatus, is_slug, slug_of},
+    tenant::{TenantStatus, is_country_code, is_locale, is_slug, slug_of},
     time::is_time_zone,
 };
 use raven_store::{Error, NewTenant, Operation, Scope, TenantRecord};
@@ -114,7 +114,7 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
     if request.slug.as_deref().is_some_and(|s| !is_slug(s)) {
         fields.note("slug", "must be 2 to 63 lower-case letters, digits and single inner hyphens");
     }
-    if request.country_code.as_deref().is_some_and(|c| c.len() != 2 || !c.bytes().all(|b| b.is_ascii_uppercase())) {
+    if request.country_code.as_deref().is_some_and(|c| !is_country_code(c)) {
         fields.note("countryCode", "must be an ISO 3166-1 alpha-2 code: two capital letters, for example KE");
     }
     if request.default_locale.as_deref().is_some_and(|l| !is_locale(l)) {
@@ -177,14 +177,4 @@ pub async fn list(human: Human, State(app): AppState, query: RawQuery) -> Result
         |m| (m.tenant.created_at, m.tenant.id.0),
         |m| TenantView::from(m.tenant),
     )))
-}
-
-/// BCP 47 in the shape that is in use: a language of 2 or 3 letters, then parts of 2 to 8 letters and digits.
-fn is_locale(tag: &str) -> bool {
-    let mut parts = tag.split('-');
-    let language = parts.next().unwrap_or_default();
-    (2..=3).contains(&language.len())
-        && language.bytes().all(|b| b.is_ascii_alphabetic())
-        && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
-        && tag.len() <= 35
 }

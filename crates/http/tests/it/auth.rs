@@ -63,6 +63,9 @@ async fn a_key_revoked_behind_our_back_accepts_nothing() {
         // As another node would: this one still remembers the key.
         assert!(app.store.revoke_key(t.id, None, key.id, app.engine.clock.now()).await.expect("revoked"));
         app.post_message(&t.test, body).await.expect_error(401, "invalid_api_key");
+        // What is no acceptance finds out within a second.
+        app.clock.advance(Duration::from_secs(1));
+        list_with(&app, &[("x-raven-key", &t.test)]).await.expect_error(401, "invalid_api_key");
     })
     .await;
 }

@@ -1,6 +1,11 @@
 //! `raven tenants`: tenants, for operators.
 
-use raven_core::{UserId, address::Email, tenant::is_slug, time::is_time_zone};
+use raven_core::{
+    UserId,
+    address::Email,
+    tenant::{is_country_code, is_locale, is_slug},
+    time::is_time_zone,
+};
 use raven_store::{TenantRecord, UserProfile};
 use serde_json::{Value, json};
 
@@ -27,6 +32,8 @@ enum Command {
     List(List),
     /// Create a tenant and its owner. Needs RAVEN_MASTER_KEY (or quickstart's in the data directory).
     Create(Box<Create>),
+    /// Decide whether a message that may have gone out, and whose outcome never came, is sent again (and perhaps arrives twice).
+    SetRetryUnknown(SetRetryUnknown),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,10 +78,22 @@ struct Create {
     settings: Flags<false>,
 }
 
+#[derive(Debug, clap::Args)]
+struct SetRetryUnknown {
+    /// The tenant's slug
+    slug: String,
+    /// `true`: send again; `false` (how every tenant begins): never
+    #[arg(action = clap::ArgAction::Set)]
+    retry: bool,
+    #[command(flatten)]
+    settings: Flags<false>,
+}
+
 pub(crate) async fn run(arguments: Arguments, around: Around) -> Result<(), Failure> {
     match arguments.command {
         Command::List(list) => self::list(list, around).await,
         Command::Create(wish) => create(*wish, around).await,
+        Command::SetRetryUnknown(wish) => set_retry_unknown(wish, around).await,
     }
 }
 
@@ -129,6 +148,16 @@ async fn create(arguments: Create, around: Around) -> Result<(), Failure> {
     Ok(around.output.line(format!("The tenant {} was created, with the slug {} and the id {}.", record.name, record.slug, record.id))?)
 }
 
+async fn set_retry_unknown(arguments: SetRetryUnknown, around: Around) -> Result<(), Failure> {
+    let config = around.config(config::OPERATOR, &arguments.settings)?;
+    let store = operator::open(&config).await?;
+    let tenant = operator::tenant(&*store, &arguments.slug).await?;
+    store.set_retry_unknown(tenant.id, arguments.retry).await?;
+    store.close().await;
+    let what = if arguments.retry { "are sent again" } else { "are not sent again" };
+    Ok(around.output.line(format!("Messages of {} whose outcome is unknown {what}, from within a second on.", tenant.slug))?)
+}
+
 fn view(t: &TenantRecord) -> Value {
     json!({
         "id": t.id, "slug": t.slug, "name": t.name, "status": t.status.name(), "plan": t.plan, "countryCode": t.country_code,
@@ -155,18 +184,11 @@ fn user(text: &str) -> Result<UserId, String> {
 }
 
 fn country(text: &str) -> Result<String, String> {
-    let good = text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase());
-    if good { Ok(text.to_owned()) } else { Err("must be two capital letters, for example KE".to_owned()) }
+    if is_country_code(text) { Ok(text.to_owned()) } else { Err("must be two capital letters, for example KE".to_owned()) }
 }
 
 fn locale(text: &str) -> Result<String, String> {
-    let mut parts = text.split('-');
-    let language = parts.next().unwrap_or_default();
-    let good = (2..=3).contains(&language.len())
-        && language.bytes().all(|b| b.is_ascii_alphabetic())
-        && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
-        && text.len() <= 35;
-    if good { Ok(text.to_owned()) } else { Err("must be a language tag, for example en or en-KE".to_owned()) }
+    if is_locale(text) { Ok(text.to_owned()) } else { Err("must be a language tag, for example en or en-KE".to_owned()) }
 }
 
 fn zone(text: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use raven_core::{Environment, Seq, Timestamp};
+use raven_core::{Environment, Seq, TenantId, Timestamp};
 use raven_store::{
     Accepted, Error, Health, NewMessage, Result, Store,
     conformance::fixture::{self, at, seq},
@@ -95,14 +95,17 @@ async fn fill(client: &Client, first: i64, rows: i64) {
 
 /// Pages read: each statement with its way in as an argument, and the index that it must take.
 const PAGES: [(&str, &str, &str); 3] = [
-    ("environment = e.environment", "'{1,2}'", "tenant_id_environment_seq_idx"),
-    ("external_id = $12", "'order-7'", "tenant_id_external_id_seq_idx"),
-    ("status = $12", "50::smallint", "tenant_id_status_seq_idx"),
+    ("(tenant_id, environment, seq) >=", "'{1,2}'", "tenant_id_environment_seq_idx"),
+    ("(tenant_id, external_id, seq) >=", "'order-7'", "tenant_id_external_id_seq_idx"),
+    ("(tenant_id, status, seq) >=", "50::smallint", "tenant_id_status_seq_idx"),
 ];
 
 async fn page_plan(client: &Client, marker: &str, way_in: &str, from: i64, until: i64, explain: &str) -> String {
+    page_plan_of(fixture::tenant_record(1).id, client, marker, way_in, from, until, explain).await
+}
+
+async fn page_plan_of(tenant: TenantId, client: &Client, marker: &str, way_in: &str, from: i64, until: i64, explain: &str) -> String {
     let sql = statements().into_iter().find(|sql| sql.contains(marker)).unwrap();
-    let tenant = fixture::tenant_record(1).id;
     let arguments = format!("'{tenant}', {from}, {until}, 50, 50, NULL, NULL, NULL, NULL, NULL, NULL, {way_in}");
     plan(client, sql, explain, &arguments).await
 }
@@ -134,6 +137,28 @@ async fn a_page_reads_by_index_and_costs_the_same_however_many_messages_there_ar
             assert!(plan.contains(index) && !plan.contains("Seq Scan on messages"), "{mode}\n{plan}");
             // Fifty times the rows: a deeper index and more weeks, and rows of one page's worth further apart.
             assert!(blocks(&plan) < before + 150, "{mode}: {before} blocks, then {}\n{plan}", blocks(&plan));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_tenant_does_not_pay_for_a_large_one() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    fill(&client, 0, 50_000).await;
+    let small = fixture::tenant_record(2).id;
+    let few = format!(
+        "INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, external_id, recipient, content)
+         SELECT (({} + n) << 21) + 7, '{small}', 1, 1, 1, 50, false, 'order-7', '+254', '{{}}' FROM generate_series(1, 3) AS n",
+        at(0).millis()
+    );
+    client.batch_execute(&few).await.unwrap();
+    client.batch_execute("VACUUM ANALYZE messages").await.unwrap();
+    for mode in ["auto", "force_generic_plan"] {
+        client.batch_execute(&format!("SET plan_cache_mode = {mode}; SET enable_seqscan = off")).await.unwrap();
+        for (marker, way_in, index) in PAGES {
+            let plan = page_plan_of(small, &client, marker, way_in, 0, i64::MAX, "EXPLAIN (ANALYZE, BUFFERS)").await;
+            assert!(plan.contains(index) && blocks(&plan) < 150, "{mode}\n{plan}");
         }
     }
 }
