@@ -8,8 +8,6 @@ use crate::fields::{Fields, IDEMPOTENCY_KEY, line};
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// The value that [`REPLAYED`] has.
 pub const TRUE: HeaderValue = HeaderValue::from_static("true");
-/// How long a key is kept.
-pub const KEPT: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
 
 /// The key of a request, from its body's field (already taken) or its header; problems are noted.
 pub fn key(fields: &mut Fields<'_>, body: Option<&str>, headers: &HeaderMap) -> Option<String> {

@@ -39,6 +39,8 @@ pub struct Settings {
     pub environment: String,
     /// Opens `GET /metrics` on the API's own listener, as a bearer token; without it that route does not exist there.
     pub metrics_token: Option<SecretString>,
+    /// How long an idempotency key is kept.
+    pub idempotency_kept: std::time::Duration,
 }
 
 /// What every handler works with.

@@ -124,6 +124,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         public_url: public_url.clone(),
         environment: config.environment.to_owned(),
         metrics_token: config.metrics_token.clone(),
+        idempotency_kept: config.idempotency_kept,
     };
     let app = App::new(engine.clone(), settings)?;
     let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());

@@ -26,6 +26,8 @@ use crate::{
 pub const JWT_SECRET: &str = "a shared secret of tests, 32 bytes or more";
 /// The metrics token in tests.
 pub const METRICS_TOKEN: &str = "metrics-token-of-tests";
+/// How long idempotency keys are kept in tests.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long anything in a test may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -140,6 +142,7 @@ impl TestApp {
             public_url: "http://raven.test".to_owned(),
             environment: "production".to_owned(),
             metrics_token: Some(SecretString::from(METRICS_TOKEN)),
+            idempotency_kept: IDEMPOTENCY_KEPT,
         };
         let app = App::new(engine.clone(), settings).expect("the system has randomness");
         Self { router: raven_http::service(&app), engine, clock, store, app, database }

@@ -206,7 +206,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         let stored = text(&view)?;
         view.plaintext = Some(fresh.plaintext.expose_secret().to_owned());
         let scope = raven_store::Scope::Tenant(session.tenant_id(), wanted.environment);
-        let claim = claim(key.clone(), scope, Operation::CreateKey, fingerprint, now, &stored);
+        let claim = claim(&app, key.clone(), scope, Operation::CreateKey, fingerprint, now, &stored);
         match app.engine.store.create_key(NewKey { record, claim }).await {
             Ok(outcome) => return answer(outcome, text(&view)?),
             Err(Error::Conflict(_)) => {}

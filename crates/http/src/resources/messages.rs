@@ -262,7 +262,7 @@ pub async fn send_as_human(
 async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
     let engine = &app.engine;
     let Sender { tenant, environment, source, key: key_id, operation } = sender;
-    let expires_at = engine.clock.now().after(idempotency::KEPT);
+    let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
     let refusal = match view.route(environment, parsed.channel) {

@@ -29,8 +29,23 @@ fn fresh_id(app: &App) -> Result<Uuid> {
 }
 
 /// The claim of a creation on its caller's key, if one was given; `response` is what a replay gets.
-fn claim(key: Option<String>, scope: Scope, operation: Operation, fingerprint: [u8; 16], now: Timestamp, response: &str) -> Option<Claim> {
-    key.map(|key| Claim { scope, operation, key, fingerprint, expires_at: now.after(idempotency::KEPT), response: response.to_owned() })
+fn claim(
+    app: &App,
+    key: Option<String>,
+    scope: Scope,
+    operation: Operation,
+    fingerprint: [u8; 16],
+    now: Timestamp,
+    response: &str,
+) -> Option<Claim> {
+    key.map(|key| Claim {
+        scope,
+        operation,
+        key,
+        fingerprint,
+        expires_at: now.after(app.settings.idempotency_kept),
+        response: response.to_owned(),
+    })
 }
 
 /// The answer to a creation: 201 with `created`, or the stored body of the first time.

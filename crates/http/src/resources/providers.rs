@@ -205,7 +205,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         created_at: now,
     };
     let created = text(&ConfigView::from(record.clone()))?;
-    let claim = claim(key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &created);
+    let claim = claim(&app, key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &created);
     let outcome = app.engine.store.create_config(NewConfig { record, claim }).await?;
     app.engine.directory.forget(tenant).await;
     answer(outcome, created)

@@ -147,7 +147,7 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
             record.slug = slug_of(&record.name, attempt);
         }
         let created = text(&TenantView::from(record.clone()))?;
-        let claim = claim(key.clone(), Scope::User(human.claims.sub), Operation::CreateTenant, fingerprint, now, &created);
+        let claim = claim(&app, key.clone(), Scope::User(human.claims.sub), Operation::CreateTenant, fingerprint, now, &created);
         match app.engine.store.create_tenant(NewTenant { record: record.clone(), owner: human.claims.profile(), claim }).await {
             Ok(outcome) => return answer(outcome, created),
             Err(Error::Conflict(_)) if own_slug => return Err(Problem::of(codes::SLUG_TAKEN)),

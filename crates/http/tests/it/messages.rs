@@ -1,7 +1,7 @@
 //! Sending and reading messages.
 
 use http::Method;
-use raven_testkit::app::on_both;
+use raven_testkit::app::{IDEMPOTENCY_KEPT, on_both};
 use serde_json::{Value, json};
 
 fn sms(to: &str) -> Value {
@@ -175,6 +175,22 @@ async fn idempotency_keys_belong_to_tenant_environment_and_operation() {
         as_human["environment"] = json!("test");
         let other_operation = app.as_human(&a.owner, &a.slug, Method::POST, "/v1/admin/messages", Some(as_human)).await.expect(202);
         assert!(first["id"] != other_tenant["id"] && first["id"] != other_operation["id"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_kept_for_its_time_and_then_forgotten() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        let body = json!({ "channel": "sms", "to": "+254722000000", "body": "x", "idempotencyKey": "k" });
+        let first = app.post_message(&t.test, body.clone()).await.expect(202);
+        app.advance(IDEMPOTENCY_KEPT - std::time::Duration::from_secs(1)).await;
+        app.engine.housekeeping.tidy().await.expect("the store works");
+        assert_eq!(app.post_message(&t.test, body.clone()).await.expect(202)["id"], first["id"]);
+        app.advance(std::time::Duration::from_secs(2)).await;
+        app.engine.housekeeping.tidy().await.expect("the store works");
+        assert_ne!(app.post_message(&t.test, body).await.expect(202)["id"], first["id"]);
     })
     .await;
 }

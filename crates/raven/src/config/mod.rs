@@ -83,6 +83,7 @@ pub(crate) struct Config {
     pub(crate) metrics_token: Option<SecretString>,
     pub(crate) extra_roots: ExtraRoots,
     pub(crate) hello_name: Option<String>,
+    pub(crate) idempotency_kept: std::time::Duration,
     pub(crate) base_urls: BaseUrls,
 }
 
@@ -118,6 +119,7 @@ impl Config {
             metrics_token: reader.read(&settings::METRICS_TOKEN, parse::metrics_token),
             extra_roots: reader.read(&settings::EXTRA_CA_FILE, extra_roots).unwrap_or_default(),
             hello_name: reader.read(&settings::HELLO_NAME, parse::hello_name),
+            idempotency_kept: reader.with_fallback(&settings::IDEMPOTENCY_DAYS, parse::days),
             base_urls: reader.base_urls(),
             data_dir,
         };

@@ -1,6 +1,8 @@
 //! How the text of a value is read. An error is the rest of a sentence that begins with the setting's name, and never
 //! quotes the value: the caller does, where the value is no secret.
 
+use std::time::Duration;
+
 use base64::{Engine, alphabet, engine};
 use raven_engine::vault::SecretKey;
 use secrecy::SecretString;
@@ -86,6 +88,12 @@ pub(crate) fn master_key(text: &str) -> Result<SecretKey, Reason> {
 pub(crate) fn metrics_token(text: &str) -> Result<SecretString, Reason> {
     let good = text.len() >= 16 && text.bytes().all(|b| b.is_ascii_graphic());
     if good { Ok(text.into()) } else { Err("must have at least 16 characters, all of them printable ASCII without spaces".to_owned()) }
+}
+
+/// A number of days.
+pub(crate) fn days(text: &str) -> Result<Duration, Reason> {
+    let days = text.parse::<u64>().ok().filter(|n| (1..=3650).contains(n));
+    days.map(|n| Duration::from_secs(n * 24 * 3600)).ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
 }
 
 /// A node's name.
@@ -174,6 +182,8 @@ mod tests {
     fn short_secrets_are_refused_without_being_quoted() {
         assert!(jwt_secret(&"x".repeat(31)).unwrap_err().contains("31"));
         assert_eq!(jwt_secret(&"x".repeat(32)).unwrap().expose_secret().len(), 32);
+        assert!(days("0").is_err() && days("1.5").is_err() && days("3651").is_err());
+        assert_eq!(days("30"), Ok(Duration::from_secs(2_592_000)));
         assert!(metrics_token("short").is_err() && metrics_token("has a space, though long").is_err());
     }
 

@@ -193,6 +193,14 @@ pub(crate) const HELLO_NAME: Setting = setting(
     "The name that mail servers are greeted with (EHLO).",
 );
 
+pub(crate) const IDEMPOTENCY_DAYS: Setting = setting(
+    "idempotency_days",
+    Flag::Server,
+    "DAYS",
+    Fallback::Value("30"),
+    "How long an idempotency key is kept: 1 to 3650 days. A request that comes again within that time is answered as the first was.",
+);
+
 /// All of them, in the order in which they are shown.
 pub(crate) const ALL: &[&Setting] = &[
     &CONFIG,
@@ -215,6 +223,7 @@ pub(crate) const ALL: &[&Setting] = &[
     &METRICS_TOKEN,
     &EXTRA_CA_FILE,
     &HELLO_NAME,
+    &IDEMPOTENCY_DAYS,
 ];
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ fn a_tenant_and_a_key_made_by_commands_work_at_once() {
     assert_eq!(command(&["keys", "revoke", prefix, "--tenant", "acme-co"]).0, 1);
     assert_eq!(send(key), 401);
     assert_eq!(command(&["keys", "list", "--tenant", "nobody"]).0, 1);
+
+    let (code, said, stderr) = command(&["tenants", "set-retry-unknown", "acme-co", "true"]);
+    assert!(code == 0 && said.contains("are sent again"), "{said}{stderr}");
+    assert_eq!(command(&["tenants", "set-retry-unknown", "nobody", "true"]).0, 1);
+    assert_eq!(command(&["tenants", "set-retry-unknown", "acme-co", "perhaps"]).0, 2);
 }
 
 #[test]
