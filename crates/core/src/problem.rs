@@ -37,6 +37,11 @@ impl Problems {
         value.map_err(|e| self.add(field, e.to_string())).ok()
     }
 
+    /// Takes over what another one has noted.
+    pub fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Has nothing been noted?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -3,12 +3,9 @@
 
 use std::borrow::Cow;
 
-use raven_core::{FieldProblem, Problems, json::Json};
+use raven_core::{Problems, json::Json};
 
-use crate::{
-    codes,
-    problem::{Problem, Result},
-};
+use crate::problem::{Problem, Result};
 
 /// Reads the members of an object one by one.
 pub struct Fields<'a> {
@@ -153,19 +150,13 @@ impl<'a> Fields<'a> {
 
     /// Takes over the problems of an object within.
     pub fn absorb(&mut self, inner: Fields<'_>) {
-        for FieldProblem { field, message } in inner.unknown.into_vec() {
-            self.unknown.add(field, message);
-        }
-        for FieldProblem { field, message } in inner.problems.into_vec() {
-            self.problems.add(field, message);
-        }
+        self.unknown.append(inner.unknown);
+        self.problems.append(inner.problems);
     }
 
     /// Notes problems found elsewhere.
     pub fn add_all(&mut self, problems: Problems) {
-        for FieldProblem { field, message } in problems.into_vec() {
-            self.problems.add(field, message);
-        }
+        self.problems.append(problems);
     }
 
     /// The end of reading.
@@ -173,12 +164,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// All that was noted.
     pub fn finish(self) -> Result<()> {
-        let code = if self.problems.is_empty() { codes::UNKNOWN_FIELD } else { codes::VALIDATION_FAILED };
-        let mut all = self.unknown;
-        for FieldProblem { field, message } in self.problems.into_vec() {
-            all.add(field, message);
-        }
-        if all.is_empty() { Ok(()) } else { Err(Problem::listed(code, all)) }
+        Problem::of_request(self.unknown, self.problems)
     }
 }
 

@@ -66,7 +66,18 @@ impl Problem {
         Self { code, message, errors }
     }
 
-    /// The body, as API.md §1 has it.
+    /// What was found of a request: `unknown_field` when only names were wrong, else `validation_failed` with everything.
+    ///
+    /// # Errors
+    /// When there is anything.
+    pub fn of_request(unknown: Problems, problems: Problems) -> Result<()> {
+        let code = if problems.is_empty() { codes::UNKNOWN_FIELD } else { codes::VALIDATION_FAILED };
+        let mut all = unknown;
+        all.append(problems);
+        if all.is_empty() { Ok(()) } else { Err(Self::listed(code, all)) }
+    }
+
+    /// The body of an error, in the shape that the API publishes.
     pub(crate) fn body(&self, path: &str, request_id: &str, now: Timestamp) -> Vec<u8> {
         let body = ErrorBody {
             status_code: self.code.status.as_u16(),

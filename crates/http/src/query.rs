@@ -10,7 +10,7 @@ use crate::{
     fields::{camel_case, shown, unknown_text},
     problem::{Problem, Result},
 };
-use raven_core::{FieldProblem, Problems};
+use raven_core::Problems;
 
 /// The raw query of a request.
 pub struct RawQuery(String);
@@ -96,11 +96,6 @@ impl Parameters<'_> {
     /// # Errors
     /// All that was noted.
     pub fn finish(self) -> Result<()> {
-        let code = if self.problems.is_empty() { codes::UNKNOWN_FIELD } else { codes::VALIDATION_FAILED };
-        let mut all = self.unknown;
-        for FieldProblem { field, message } in self.problems.into_vec() {
-            all.add(field, message);
-        }
-        if all.is_empty() { Ok(()) } else { Err(Problem::listed(code, all)) }
+        Problem::of_request(self.unknown, self.problems)
     }
 }

@@ -169,7 +169,7 @@ async fn look_at_database(config: &Config, findings: &mut Findings) -> Option<Ar
         Err(e) => {
             findings.problem(
                 "database",
-                told(&e),
+                raven_core::problem::chain(&e),
                 "see that it runs, and that RAVEN_DATABASE_URL names it with the right user and password",
             );
             return None;
@@ -198,7 +198,7 @@ async fn look_at_database(config: &Config, findings: &mut Findings) -> Option<Ar
             None
         }
         Err(e) => {
-            findings.problem("database", told(&e), "see the database's own log");
+            findings.problem("database", raven_core::problem::chain(&e), "see the database's own log");
             None
         }
     }
@@ -213,11 +213,11 @@ async fn look_at_keys(config: &Config, store: &Arc<dyn Store>, findings: &mut Fi
             Ok(_) => findings.ok("master key", "opens the installation's keys"),
             Err(e) => findings.problem(
                 "master key",
-                told(&e),
+                raven_core::problem::chain(&e),
                 "give the RAVEN_MASTER_KEY that the installation was made with; without it the tenants' credentials are lost",
             ),
         },
-        Err(e) => findings.problem("master key", told(&e), "see the database's own log"),
+        Err(e) => findings.problem("master key", raven_core::problem::chain(&e), "see the database's own log"),
     }
 }
 
@@ -235,7 +235,7 @@ async fn look_at_work(store: &dyn Store, now: Timestamp, findings: &mut Findings
                 findings.warning("clock", "a server's heartbeat lies in the future", "let all machines keep their clocks by NTP");
             }
         }
-        Err(e) => findings.problem("nodes", told(&e), "see the database's own log"),
+        Err(e) => findings.problem("nodes", raven_core::problem::chain(&e), "see the database's own log"),
     }
     match store.depth(now).await {
         Ok(lanes) => {
@@ -254,20 +254,8 @@ async fn look_at_work(store: &dyn Store, now: Timestamp, findings: &mut Findings
                 None => findings.ok("queue", format!("{waiting} jobs wait, none is late")),
             }
         }
-        Err(e) => findings.problem("queue", told(&e), "see the database's own log"),
+        Err(e) => findings.problem("queue", raven_core::problem::chain(&e), "see the database's own log"),
     }
-}
-
-/// An error with its causes.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 fn tell(findings: &Findings, as_json: bool, out: Output) -> std::io::Result<()> {

@@ -30,3 +30,28 @@ fn the_openapi_document_is_printed() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     assert!(document["paths"]["/v1/messages"].is_object());
 }
+
+/// Files and folders that documents name in backticks or link to, from the root of the project.
+fn named_paths(text: &str) -> Vec<String> {
+    let roots = ["crates/", "docs/", "scripts/", "tests/", "bench/", "./scripts/"];
+    let quoted = text.split('`').skip(1).step_by(2);
+    let linked = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(path, _)| path));
+    let is_path = |t: &&str| !t.contains([' ', '*', '<', '…']) && (roots.iter().any(|r| t.starts_with(r)) || t.ends_with(".md"));
+    quoted.chain(linked).filter(is_path).map(|t| t.trim_end_matches('/').to_owned()).collect()
+}
+
+#[test]
+fn what_documents_name_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folders = [root.clone(), root.join("docs"), root.join("bench")];
+    let pages = folders.iter().flat_map(|f| f.read_dir().unwrap()).map(|entry| entry.unwrap().path());
+    let mut named = 0;
+    for page in pages.filter(|p| p.extension().is_some_and(|e| e == "md")) {
+        for path in named_paths(&std::fs::read_to_string(&page).unwrap()) {
+            let beside = page.parent().unwrap().join(&path);
+            assert!(root.join(&path).exists() || beside.exists(), "{} names {path}, which is not there", page.display());
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} paths were found: this test has stopped looking");
+}
