@@ -244,6 +244,11 @@ impl Dispatcher {
         self.bell.notified().await;
     }
 
+    /// Asks for a claim now: a job was left in the database that this node could call at once.
+    pub fn look(&self) {
+        self.room.notify_one();
+    }
+
     /// Waits until there may be room for claims again.
     pub async fn has_room(&self) {
         self.room.notified().await;

@@ -370,6 +370,11 @@ impl Worker {
         let starts: Vec<Start> =
             ready.iter().map(|(job, _, route)| Start { seq: job.seq, attempt: job.attempt + 1, config: route.config() }).collect();
         match self.store.start(lease, &starts, now).await {
+            Ok(_) if !self.membership.is_fresh() || self.membership.lease() != lease => {
+                // Marking them took so long that others may hold the work by now, or soon.
+                self.attempts.orphaned(lease, starts.iter().map(|s| s.seq).collect());
+                0
+            }
             Ok(held) => {
                 let mut began = 0;
                 for ((mut job, permit, route), held) in ready.into_iter().zip(held) {

@@ -11,7 +11,7 @@ use raven_core::{
     Channel, Clock, Environment, KeyId, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy, sms::Encoding,
 };
 use raven_store::{
-    Accepted, Action, Job, Lane, NewMessage, Refusal, Store,
+    Accepted, Action, Job, Lane, Lease, NewMessage, Refusal, Store,
     messages::{LARGE_CONTENT, MessageClaim},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -218,6 +218,7 @@ struct Leader {
     recipient: String,
     seq: Seq,
     fingerprint: Option<[u8; 16]>,
+    large: bool,
 }
 
 impl Coalescer {
@@ -229,18 +230,18 @@ impl Coalescer {
         let now = self.clock.now();
         let (mut messages, mut leaders) = self.fold();
         self.metrics.batch.observe(f64::from(u32::try_from(messages.len()).unwrap_or(u32::MAX)));
+        let lease = self.membership.lease();
         if let Some((dispatcher, _)) = &self.dispatch
             && self.membership.is_fresh()
         {
             for (message, leader) in messages.iter_mut().zip(&mut leaders) {
-                place(dispatcher, &self.membership, message, leader);
+                place(dispatcher, lease, message, leader);
             }
         }
-        let lease = self.membership.lease();
         match self.store.accept(messages, now).await {
             Ok(results) => {
                 for (leader, result) in leaders.into_iter().zip(results) {
-                    self.conclude(leader, result, now);
+                    self.conclude(leader, result, lease, now);
                 }
             }
             Err(e) => {
@@ -295,17 +296,18 @@ impl Coalescer {
                 recipient: message.recipient.clone(),
                 seq: message.seq,
                 fingerprint,
+                large: false,
             });
             messages.push(message);
         }
         (messages, leaders)
     }
 
-    fn conclude(&self, mut leader: Leader, result: raven_store::Result<Accepted>, now: Timestamp) {
+    fn conclude(&self, mut leader: Leader, result: raven_store::Result<Accepted>, lease: Lease, now: Timestamp) {
         let answer = match result {
             Ok(Accepted::Created) => {
                 self.metrics.accepted.inc();
-                self.hand_over(&mut leader, now);
+                self.hand_over(&mut leader, lease, now);
                 Ok(Receipt {
                     seq: leader.seq,
                     status: Status::Queued,
@@ -323,19 +325,29 @@ impl Coalescer {
         leader.reply(&answer);
     }
 
-    fn hand_over(&self, leader: &mut Leader, now: Timestamp) {
-        let (Some((_, attempts)), Some(job)) = (&self.dispatch, leader.job.take()) else { return };
-        match std::mem::replace(&mut leader.place, Place::None) {
-            Place::Call(permit) => attempts.begin(job, leader.route.clone(), permit, self.membership.lease(), now),
+    fn hand_over(&self, leader: &mut Leader, lease: Lease, now: Timestamp) {
+        let Some((dispatcher, attempts)) = &self.dispatch else { return };
+        if leader.large {
+            return dispatcher.look();
+        }
+        let Some(job) = leader.job.take() else { return };
+        let place = std::mem::replace(&mut leader.place, Place::None);
+        if !self.membership.is_fresh() || self.membership.lease() != lease {
+            // The transaction took so long that others may hold the work by now, or soon.
+            return attempts.orphaned(lease, vec![job.seq]);
+        }
+        match place {
+            Place::Call(permit) => attempts.begin(job, leader.route.clone(), permit, lease, now),
             Place::Held(promise) => promise.fill(job),
             Place::None => {}
         }
     }
 }
 
-fn place(dispatcher: &Arc<Dispatcher>, membership: &Membership, message: &mut NewMessage, leader: &mut Leader) {
+fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, message: &mut NewMessage, leader: &mut Leader) {
     if message.large {
         // Large content is not kept in memory while it waits: a claim brings it when its turn has come.
+        leader.large = true;
         return dispatcher.left_behind(true);
     }
     let lane = Lane { tenant: message.tenant, environment: message.environment, channel: message.channel };
@@ -348,7 +360,7 @@ fn place(dispatcher: &Arc<Dispatcher>, membership: &Membership, message: &mut Ne
             1
         }
     };
-    message.lease = Some(membership.lease());
+    message.lease = Some(lease);
     leader.job = Some(Job {
         seq: message.seq,
         lane,

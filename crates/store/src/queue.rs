@@ -155,7 +155,8 @@ pub trait Queue: Send + Sync {
     /// Records outcomes, in one transaction. For each: the event is always added; the message rises to the status (never
     /// falls), and takes over provider, ids, cost and reason where given, unless a newer attempt has started
     /// (job.attempt > settlement.attempt); the job is deleted or rescheduled (unleased, not started) only if it is still
-    /// of this attempt, and is either held under `lease` or held by nobody.
+    /// of this attempt, and is either held under `lease` or held by nobody. A settlement that was recorded before (its answer
+    /// was lost) may come again and changes nothing more: an event of the same message, attempt, kind and time is one event.
     async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()>;
 
     /// Leases due unleased jobs: round by round over the lanes that have any, at most `per_lane` of each, `limit` in all,

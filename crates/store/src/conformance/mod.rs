@@ -70,7 +70,7 @@ macro_rules! conformance_tests {
                 a_scan_stops_and_goes_on, another_tenants_messages_are_out_of_reach;
             reap: what_was_not_started_is_due_again, what_was_started_is_ambiguous, a_tenant_may_have_ambiguous_messages_sent_again,
                 other_epochs_keep_their_jobs, an_outcome_after_the_reaping_counts;
-            settle: every_order_of_reports_ends_the_same, details_are_taken_over_where_given, a_job_that_is_done_is_gone,
+            settle: every_order_of_reports_ends_the_same, details_are_taken_over_where_given, a_settlement_that_is_told_again_is_recorded_once, a_job_that_is_done_is_gone,
                 a_retry_waits_unleased, a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
                 a_report_after_the_end_raises_the_status, outcomes_of_one_message_are_applied_in_order;
             start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_released_start_counts_as_none, starts_answer_in_order;

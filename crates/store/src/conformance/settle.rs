@@ -92,6 +92,24 @@ pub async fn details_are_taken_over_where_given(store: Arc<dyn Store>) -> Result
     Ok(())
 }
 
+pub async fn a_settlement_that_is_told_again_is_recorded_once(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    create(&store, NewMessage { lease: Some(lease), started: Some(None), ..message(tenant, seq(1)) }).await?;
+    let retry = Settlement {
+        started_at: Some(at(1)),
+        next: Next::At(Action::Send, at(9)),
+        ..outcome(tenant, seq(1), 1, EventKind::RetryScheduled, Status::Sending, at(2))
+    };
+    store.settle(lease, &[retry.clone()]).await?;
+    let once = store.list_events(tenant, seq(1)).await?;
+    store.settle(lease, &[retry.clone()]).await?;
+    assert_eq!(store.list_events(tenant, seq(1)).await?, once);
+    // Another time, or another attempt, is another event.
+    store.settle(lease, &[Settlement { at: at(3), ..retry.clone() }, Settlement { attempt: 2, ..retry }]).await?;
+    assert_eq!(store.list_events(tenant, seq(1)).await?.iter().filter(|e| e.kind == EventKind::RetryScheduled).count(), 3);
+    Ok(())
+}
+
 pub async fn a_job_that_is_done_is_gone(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
     for n in 1..4 {
@@ -195,7 +213,7 @@ pub async fn outcomes_of_one_message_are_applied_in_order(store: Arc<dyn Store>)
         with(seq(2), EventKind::Sent, Status::Sent, "first", Next::Done),
         with(seq(1), EventKind::Delivered, Status::Delivered, "second", Next::Done),
         with(seq(2), EventKind::Delivered, Status::Delivered, "second", play),
-        with(seq(1), EventKind::Sent, Status::Sent, "third", Next::Done),
+        Settlement { at: at(10), ..with(seq(1), EventKind::Sent, Status::Sent, "third", Next::Done) },
     ];
     store.settle(lease, &settlements).await?;
     let first = store.find_message(tenant, None, seq(1)).await?.expect("just accepted");

@@ -24,6 +24,7 @@ WITH job AS (
 )
 SELECT seq, attempt FROM job";
 
+// A settlement whose answer was lost comes again: its event is there then, and stays the only one.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
 // `= ANY` keeps every plan to the rows that are asked for, whatever way it joins them (by hashing, see
 // `connection::joining_by_hash`), and BETWEEN to their partitions.
@@ -36,6 +37,8 @@ WITH s AS MATERIALIZED (
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
   SELECT seq, tenant_id, kind, at, attempt, started_at, detail, payload FROM s
+  WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
+    AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
 ), finished AS (
   DELETE FROM jobs j USING s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)

@@ -18,7 +18,8 @@ const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = 
 // A retry finds the message risen already, and spares the write.
 const START_MESSAGE: &str = "UPDATE messages SET status = ?2 WHERE seq = ?1 AND status < ?2";
 const INSERT_EVENT: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt, started_at, detail, payload)
-  VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+  SELECT ?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8
+  WHERE NOT EXISTS (SELECT 1 FROM events WHERE message_seq = ?1 AND kind = ?3 AND at = ?4 AND attempt = ?5)";
 const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = coalesce(?4, provider), config_id = coalesce(?5, config_id),
     provider_message_id = coalesce(?6, provider_message_id), segments = coalesce(?7, segments), cost_currency = coalesce(?8, cost_currency),
     cost_micros = coalesce(?9, cost_micros), failure_reason = coalesce(?10, failure_reason)
