@@ -23,10 +23,11 @@ macro_rules! message_columns {
 }
 
 /// A page. Each way in (a strand) is an index in the order of the page, read for `$4` rows at most and one more, which
-/// tells that something is left. Rows are compared and ordered whole, by all columns of that index: else the planner may walk
-/// the primary key from the newest message of all tenants, which takes for ever where the tenant's own are few. The bounds on
-/// `seq` alone prune partitions. What no index decides is sifted here. Strands are looked through only as far down as all
-/// of them were read (`stop`), so no row between is missed.
+/// tells that something is left. Rows are compared and ordered whole, by all columns of that index, and `seq` is never
+/// compared alone: else the planner may walk the primary key through the messages of all tenants, which takes for ever where
+/// the tenant's own are few. No week is pruned by that, but the index tells at once where it holds nothing for the page.
+/// What no index decides is sifted here. Strands are looked through only as far down as all of them were read (`stop`), so no
+/// row between is missed.
 macro_rules! page {
     ($strands:literal) => {
         concat!(
@@ -54,7 +55,7 @@ const BY_TENANT: &str = page!(
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
       cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, environment DESC, seq DESC) AS n
     FROM messages WHERE (tenant_id, environment, seq) >= ($1, e.environment, $2) AND (tenant_id, environment, seq) < ($1, e.environment, $3)
-      AND seq >= $2 AND seq < $3 ORDER BY tenant_id DESC, environment DESC, seq DESC LIMIT $4::bigint + 1
+    ORDER BY tenant_id DESC, environment DESC, seq DESC LIMIT $4::bigint + 1
   ) m"
 );
 const BY_EXTERNAL_ID: &str = page!(
@@ -62,7 +63,7 @@ const BY_EXTERNAL_ID: &str = page!(
   SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
     cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, external_id DESC, seq DESC) AS n
   FROM messages WHERE (tenant_id, external_id, seq) >= ($1, $12, $2) AND (tenant_id, external_id, seq) < ($1, $12, $3)
-    AND external_id IS NOT NULL AND seq >= $2 AND seq < $3 ORDER BY tenant_id DESC, external_id DESC, seq DESC LIMIT $4::bigint + 1"
+    AND external_id IS NOT NULL ORDER BY tenant_id DESC, external_id DESC, seq DESC LIMIT $4::bigint + 1"
 );
 // The terms of the partial index are spelled out, or it could not be used.
 const BY_STATUS: &str = page!(
@@ -71,7 +72,7 @@ const BY_STATUS: &str = page!(
     cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, status DESC, seq DESC) AS n
   FROM messages
   WHERE (tenant_id, status, seq) >= ($1, $12, $2) AND (tenant_id, status, seq) < ($1, $12, $3) AND status >= 40 AND status <> 60
-    AND seq >= $2 AND seq < $3 ORDER BY tenant_id DESC, status DESC, seq DESC LIMIT $4::bigint + 1"
+  ORDER BY tenant_id DESC, status DESC, seq DESC LIMIT $4::bigint + 1"
 );
 
 const FIND: &str = concat!(
