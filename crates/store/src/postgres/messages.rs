@@ -23,11 +23,11 @@ macro_rules! message_columns {
 }
 
 /// A page. Each way in (a strand) is an index in the order of the page, read for `$4` rows at most and one more, which
-/// tells that something is left. Rows are compared and ordered whole, by all columns of that index, and `seq` is never
-/// compared alone: else the planner may walk the primary key through the messages of all tenants, which takes for ever where
-/// the tenant's own are few. No week is pruned by that, but the index tells at once where it holds nothing for the page.
-/// What no index decides is sifted here. Strands are looked through only as far down as all of them were read (`stop`), so no
-/// row between is missed.
+/// tells that something is left. Rows are compared and ordered by the index's later columns together, and `seq` is never
+/// compared alone there: else the planner may walk the primary key through the messages of all tenants, which takes for ever
+/// where the tenant's own are few. For the same reason the lower bound is applied to what was read, not to the way in. What no
+/// index decides is sifted here. Strands are looked through only as far down as all of them were read (`stop`), so no row
+/// between is missed.
 macro_rules! page {
     ($strands:literal) => {
         concat!(
@@ -53,26 +53,29 @@ const BY_TENANT: &str = page!(
     "
   SELECT m.* FROM unnest($12::smallint[]) AS e (environment) CROSS JOIN LATERAL (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, environment DESC, seq DESC) AS n
-    FROM messages WHERE (tenant_id, environment, seq) >= ($1, e.environment, $2) AND (tenant_id, environment, seq) < ($1, e.environment, $3)
-    ORDER BY tenant_id DESC, environment DESC, seq DESC LIMIT $4::bigint + 1
-  ) m"
+      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY environment DESC, seq DESC) AS n
+    FROM messages WHERE tenant_id = $1 AND environment >= e.environment AND (environment, seq) < (e.environment, $3)
+    ORDER BY environment DESC, seq DESC LIMIT $4::bigint + 1
+  ) m WHERE m.seq >= $2"
 );
 const BY_EXTERNAL_ID: &str = page!(
     "
-  SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-    cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, external_id DESC, seq DESC) AS n
-  FROM messages WHERE (tenant_id, external_id, seq) >= ($1, $12, $2) AND (tenant_id, external_id, seq) < ($1, $12, $3)
-    AND external_id IS NOT NULL ORDER BY tenant_id DESC, external_id DESC, seq DESC LIMIT $4::bigint + 1"
+  SELECT m.* FROM (
+    SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
+      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY external_id DESC, seq DESC) AS n
+    FROM messages WHERE tenant_id = $1 AND external_id >= $12 AND (external_id, seq) < ($12, $3) AND external_id IS NOT NULL
+    ORDER BY external_id DESC, seq DESC LIMIT $4::bigint + 1
+  ) m WHERE m.seq >= $2"
 );
 // The terms of the partial index are spelled out, or it could not be used.
 const BY_STATUS: &str = page!(
     "
-  SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-    cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY tenant_id DESC, status DESC, seq DESC) AS n
-  FROM messages
-  WHERE (tenant_id, status, seq) >= ($1, $12, $2) AND (tenant_id, status, seq) < ($1, $12, $3) AND status >= 40 AND status <> 60
-  ORDER BY tenant_id DESC, status DESC, seq DESC LIMIT $4::bigint + 1"
+  SELECT m.* FROM (
+    SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
+      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY status DESC, seq DESC) AS n
+    FROM messages WHERE tenant_id = $1 AND status >= $12 AND (status, seq) < ($12, $3) AND status >= 40 AND status <> 60
+    ORDER BY status DESC, seq DESC LIMIT $4::bigint + 1
+  ) m WHERE m.seq >= $2"
 );
 
 const FIND: &str = concat!(
