@@ -100,9 +100,9 @@ pub async fn a_settlement_that_is_told_again_is_recorded_once(store: Arc<dyn Sto
         next: Next::At(Action::Send, at(9)),
         ..outcome(tenant, seq(1), 1, EventKind::RetryScheduled, Status::Sending, at(2))
     };
-    store.settle(lease, &[retry.clone()]).await?;
+    store.settle(lease, std::slice::from_ref(&retry)).await?;
     let once = store.list_events(tenant, seq(1)).await?;
-    store.settle(lease, &[retry.clone()]).await?;
+    store.settle(lease, std::slice::from_ref(&retry)).await?;
     assert_eq!(store.list_events(tenant, seq(1)).await?, once);
     // Another time, or another attempt, is another event.
     store.settle(lease, &[Settlement { at: at(3), ..retry.clone() }, Settlement { attempt: 2, ..retry }]).await?;
