@@ -83,6 +83,12 @@ impl<'a> Email<'a> {
         self.local
     }
 
+    /// The form in which addresses are compared: all in lower case. (In theory the local part's case matters; nobody's does.)
+    #[must_use]
+    pub fn comparable(&self) -> String {
+        format!("{}@{}", self.local.to_lowercase(), self.domain)
+    }
+
     /// The domain: ASCII, lower case.
     #[must_use]
     pub fn domain(&self) -> &str {

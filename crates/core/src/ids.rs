@@ -42,6 +42,8 @@ uuid_id! {
     KeyId
     /// A tenant's credentials at one provider.
     ConfigId
+    /// An invitation to join a tenant.
+    InvitationId
     /// A message, as the world sees it: an enciphered [`Seq`].
     MessageId
 }
@@ -60,6 +62,20 @@ impl Seq {
     #[must_use]
     pub const fn first_at(at: Timestamp) -> Self {
         Self(at.millis() << LOW_BITS)
+    }
+
+    /// A key for a row that an operator's command writes beside the running nodes: of the last slot, which nodes take last,
+    /// with a random counter. Two of the same millisecond may meet, so whoever uses it must bear a conflict.
+    #[must_use]
+    pub const fn of_command(at: Timestamp, random: u16) -> Self {
+        let counter = random as i64 & ((1 << COUNTER_BITS) - 1);
+        Self(at.millis() << LOW_BITS | ((1 << SLOT_BITS) - 1) << COUNTER_BITS | counter)
+    }
+
+    /// The node slot that handed it out.
+    #[must_use]
+    pub const fn slot(self) -> u8 {
+        (self.0 >> COUNTER_BITS & 0xff) as u8
     }
 
     /// The time it was handed out (which runs ahead of the clock when more than 8,192 a millisecond are taken).

@@ -18,7 +18,7 @@ pub mod sms;
 pub mod tenant;
 pub mod time;
 
-pub use ids::{ConfigId, IdCipher, Ids, KeyId, MessageId, Seq, TenantId, UserId};
+pub use ids::{ConfigId, IdCipher, Ids, InvitationId, KeyId, MessageId, Seq, TenantId, UserId};
 pub use message::{Channel, Environment, EventKind, Source, Status};
 pub use problem::{FieldProblem, Problems};
-pub use time::{Clock, Timestamp};
+pub use time::{Clock, Day, Timestamp};

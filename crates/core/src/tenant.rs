@@ -15,6 +15,35 @@ named! {
     }
 }
 
+named! {
+    /// Who suspended a tenant: an owner's suspension is the owner's to lift, an operator's the operator's.
+    SuspendedBy {
+        /// An owner of it.
+        Owner = 1 "owner",
+        /// An operator of the installation.
+        Operator = 2 "operator",
+    }
+}
+
+/// For how long an archived tenant can be restored. Then it is deleted with all that it has.
+pub const RESTORABLE: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
+
+named! {
+    /// What became of an invitation.
+    InvitationStatus {
+        /// It waits for an answer.
+        Pending = 1 "pending",
+        /// The invited human joined.
+        Accepted = 2 "accepted",
+        /// The invited human said no.
+        Declined = 3 "declined",
+        /// An admin took it back.
+        Revoked = 4 "revoked",
+        /// Nobody answered in time.
+        Expired = 5 "expired",
+    }
+}
+
 /// Characters that a slug may have at most.
 pub const SLUG_MAX: usize = 63;
 

@@ -43,10 +43,60 @@ impl Timestamp {
         std::time::Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The day in UTC that it lies in.
+    #[must_use]
+    pub fn day(self) -> Day {
+        // Days within what an i64 of milliseconds can hold fit by far; damage must not wrap around.
+        Day(i32::try_from(self.0.div_euclid(DAY_MILLIS)).unwrap_or(if self.0 < 0 { i32::MIN } else { i32::MAX }))
+    }
+
     /// Reads an ISO 8601 / RFC 3339 instant with an offset (`Z` or `±hh:mm`). Finer digits than milliseconds are cut.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_millisecond()))
+    }
+}
+
+/// Milliseconds of a day.
+const DAY_MILLIS: i64 = 86_400_000;
+
+/// A day in UTC, counted from 1970-01-01. Shown and read as `2026-05-01`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub i32);
+
+impl Day {
+    /// Its first instant.
+    #[must_use]
+    pub fn start(self) -> Timestamp {
+        Timestamp(i64::from(self.0) * DAY_MILLIS)
+    }
+
+    /// The day so many days later, or earlier.
+    #[must_use]
+    pub const fn plus(self, days: i32) -> Self {
+        Self(self.0.saturating_add(days))
+    }
+
+    /// Reads `2026-05-01`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 10 {
+            return None;
+        }
+        Timestamp::parse(&format!("{text}T00:00:00Z")).map(Timestamp::day)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil(i64::from(self.0));
+        write!(f, "{year:04}-{month:02}-{day:02}")
+    }
+}
+
+impl serde::Serialize for Day {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 

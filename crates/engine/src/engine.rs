@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain};
+use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain, tenant::TenantStatus};
 use raven_store::{Action, Job, Next, Start, Store};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -16,9 +16,12 @@ use crate::{
     housekeeping::Housekeeping,
     ingest::{Coalescer, Ingest, Parts},
     keyring::Keyring,
+    limiter::Limiter,
     mailer::Mailer,
     membership::Membership,
     metrics::Metrics,
+    oidc::{self, Issuer, IssuerOptions},
+    plans::Plans,
     settle::Settler,
     token::Tokens,
     transport::{ExtraRoots, Transport},
@@ -27,6 +30,8 @@ use crate::{
 
 /// Between two looks for due jobs that nobody told us of.
 const POLL: Duration = Duration::from_millis(500);
+/// Between two times that the last uses of keys are written down.
+const LAST_USED: Duration = Duration::from_secs(10);
 /// Jobs of one lane in a claim.
 const PER_LANE: usize = 32;
 /// Jobs in a claim.
@@ -58,10 +63,14 @@ pub struct Options {
     pub jwt_issuer: Option<String>,
     /// `aud` that tokens must have.
     pub jwt_audience: Option<String>,
+    /// An OIDC issuer whose bearer tokens are taken, too. `jwt_issuer` and `jwt_audience` don't concern them.
+    pub oidc: Option<IssuerOptions>,
     /// Does this process call providers?
     pub works: bool,
     /// How much may be under way.
     pub limits: Limits,
+    /// What tenants may do.
+    pub plans: Plans,
     /// How long a call of a provider may take; at most [`crate::transport::CALL_CAP`].
     pub call_cap: Duration,
     /// May tenants reach private networks?
@@ -105,6 +114,10 @@ pub struct Engine {
     pub keyring: Keyring,
     /// Bearer tokens.
     pub tokens: Tokens,
+    /// What tenants may do.
+    pub plans: Arc<Plans>,
+    /// Rate limits.
+    pub limiter: Limiter,
     /// Tenants.
     pub directory: Arc<Directory>,
     /// Sealed secrets.
@@ -168,7 +181,12 @@ impl Engine {
         let (membership, registration) = Membership::join(&*store, clock.clone(), &options.node_id).await?;
         let (membership, metrics, ids) = (Arc::new(membership), Arc::new(Metrics::default()), Arc::new(keys.ids));
         let directory = Arc::new(Directory::new(store.clone(), clock.clone(), vault.clone()));
+        let plans = Arc::new(options.plans);
         let guard = Guard { allow_private: options.allow_private };
+        let mut tokens = Tokens::new(&options.jwt_secret, options.jwt_issuer.as_deref(), options.jwt_audience.as_deref());
+        if let Some(issuer) = options.oidc {
+            tokens = tokens.with_oidc(Issuer::new(issuer, &options.extra_roots).map_err(StartError::Setting)?);
+        }
 
         let (mut worker, mut settler) = (None, None);
         if options.works {
@@ -206,6 +224,7 @@ impl Engine {
             store: store.clone(),
             clock: clock.clone(),
             membership: membership.clone(),
+            ids: ids.clone(),
             dispatch: dispatch.clone(),
             metrics: metrics.clone(),
         };
@@ -214,8 +233,10 @@ impl Engine {
             Housekeeping { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch, metrics: metrics.clone() };
         housekeeping.take_over(registration.predecessors).await?;
         Ok(Arc::new(Self {
-            keyring: Keyring::new(store.clone(), clock.clone(), entropy.clone(), &keys.key_mac)?,
-            tokens: Tokens::new(&options.jwt_secret, options.jwt_issuer.as_deref(), options.jwt_audience.as_deref()),
+            keyring: Keyring::new(store.clone(), clock.clone(), entropy.clone(), &keys.key_mac, plans.clone())?,
+            limiter: Limiter::new(store.clone(), clock.clone()),
+            plans,
+            tokens,
             cursors: keys.cursors,
             store,
             clock,
@@ -245,6 +266,10 @@ impl Engine {
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
+        if self.tokens.oidc().is_some() {
+            running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), oidc::REFRESH, Chore::IssuerKeys))));
+        }
+        running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), LAST_USED, Chore::WriteLastUsed))));
     }
 
     /// Starts acceptance and settling alone. What else there is to do is done by [`step`](Self::step): for tests.
@@ -290,6 +315,9 @@ impl Engine {
         for handle in running.loops.drain(..) {
             let _ = handle.await;
         }
+        if let Err(e) = self.keyring.write_last_used().await {
+            tracing::debug!(error = chain(&e), "the last uses of keys could not be written down");
+        }
         let lease = self.membership.lease();
         if let Some(worker) = &self.worker {
             let held = worker.dispatcher.stop();
@@ -331,6 +359,8 @@ enum Chore {
     Beat,
     Measure,
     Tidy,
+    WriteLastUsed,
+    IssuerKeys,
 }
 
 async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
@@ -342,6 +372,13 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
             Chore::Beat => engine.housekeeping.beat().await,
             Chore::Measure => engine.housekeeping.measure().await,
             Chore::Tidy => engine.housekeeping.tidy().await,
+            Chore::IssuerKeys => {
+                if let Some(issuer) = engine.tokens.oidc() {
+                    issuer.refresh(engine.clock.now()).await;
+                }
+                Ok(())
+            }
+            Chore::WriteLastUsed => engine.keyring.write_last_used().await,
         };
         if let Err(e) = done {
             tracing::error!(error = chain(&e), "a chore failed and will be tried again");
@@ -407,6 +444,11 @@ impl Worker {
             return None;
         }
         let route = match self.directory.tenant(job.lane.tenant).await {
+            Ok(Some(view)) if view.record.status != TenantStatus::Active => {
+                // It is held: given back, and claimed again when the tenant is active.
+                self.attempts.orphaned(lease, vec![job.seq]);
+                return None;
+            }
             Ok(view) => view.and_then(|v| v.route(job.lane.environment, job.lane.channel)),
             Err(e) => {
                 tracing::error!(error = chain(&*e), "a tenant can't be read; its job is given back");

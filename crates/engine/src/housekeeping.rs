@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use raven_core::{Channel, Clock, Timestamp};
+use raven_core::{Channel, Clock, Timestamp, tenant::RESTORABLE};
 use raven_store::{Lease, Store};
 
 use crate::{
@@ -14,6 +14,10 @@ use crate::{
 
 /// Jobs reaped, or rows purged, in one transaction: small, so that acceptance hardly waits.
 const CHUNK: usize = 500;
+/// Tenants that one round of chores deletes.
+const TENANTS: usize = 10;
+/// Days for which the counters of daily quotas are kept.
+const COUNTERS_KEPT: i32 = 2;
 /// Content without a message is an orphan when it is older than this.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
@@ -93,7 +97,8 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Every minute: forgets expired idempotency records and orphaned content, and prepares the coming weeks.
+    /// Every minute: forgets expired idempotency records, orphaned content and counters of days gone by, deletes tenants
+    /// that were archived long ago, and prepares the coming weeks.
     ///
     /// # Errors
     /// When the store can't.
@@ -102,6 +107,11 @@ impl Housekeeping {
         self.store.extend(now).await?;
         while self.store.purge_idempotency(now, CHUNK).await? == CHUNK {}
         while self.store.sweep_contents(now.before(ORPHAN_AGE), CHUNK).await? == CHUNK {}
+        while self.store.purge_counters(now.day().plus(-COUNTERS_KEPT), CHUNK).await? >= CHUNK {}
+        for tenant in self.store.list_archived(now.before(RESTORABLE), TENANTS).await? {
+            while !self.store.purge_tenant(tenant, CHUNK).await? {}
+            tracing::info!(%tenant, "deleted a tenant that was archived 30 days ago, and all that it had");
+        }
         Ok(())
     }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use raven_core::{
-    Channel, Clock, Environment, KeyId, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy, sms::Encoding,
+    Channel, Clock, Environment, IdCipher, KeyId, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy,
+    sms::Encoding,
 };
 use raven_store::{
     Accepted, Action, Job, Lane, Lease, NewMessage, Refusal, Store,
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     attempt::Attempts,
+    audit::Entry,
     directory::Route,
     dispatch::{Dispatcher, Place},
     membership::Membership,
@@ -55,6 +57,10 @@ pub struct Submission {
     pub idempotency: Option<MessageClaim>,
     /// Where it goes if it is called at once.
     pub route: Route,
+    /// Messages that the tenant may have accepted today, with this one; `None`: it does not count.
+    pub quota: Option<i64>,
+    /// The entry for the audit log, where somebody acts in a session; the message's id is filled in.
+    pub audit: Option<Entry>,
 }
 
 /// A message that was accepted, now or before.
@@ -84,6 +90,9 @@ pub enum IngestError {
     /// The tenant is not active.
     #[error("the tenant is not active")]
     TenantRefused,
+    /// The tenant's quota of the day is used up.
+    #[error("the quota of the day is used up")]
+    QuotaExceeded,
     /// Too much waits, or this process is stopping.
     #[error("too much waits for the database")]
     Overloaded,
@@ -110,6 +119,7 @@ pub struct Ingest {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     membership: Arc<Membership>,
+    ids: Arc<IdCipher>,
     metrics: Arc<Metrics>,
 }
 
@@ -131,6 +141,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) membership: Arc<Membership>,
+    pub(crate) ids: Arc<IdCipher>,
     pub(crate) dispatch: Option<(Arc<Dispatcher>, Arc<Attempts>)>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -141,12 +152,12 @@ impl Ingest {
         let (lanes, coalescers) = (0..parts.store.writers().max(1))
             .map(|_| {
                 let (sender, waiting) = mpsc::channel(WAITING);
-                let Parts { store, clock, membership, dispatch, metrics } = parts.clone();
+                let Parts { store, clock, membership, dispatch, metrics, .. } = parts.clone();
                 (sender, Coalescer { waiting, batch: Vec::with_capacity(BATCH), store, clock, membership, dispatch, metrics })
             })
             .unzip();
-        let Parts { store, clock, membership, metrics, .. } = parts.clone();
-        (Self { lanes, hasher: RandomState::new(), store, clock, membership, metrics }, coalescers)
+        let Parts { store, clock, membership, ids, metrics, .. } = parts.clone();
+        (Self { lanes, hasher: RandomState::new(), store, clock, membership, ids, metrics }, coalescers)
     }
 
     /// Accepts a message: returns when it is durably stored, or replayed, or refused.
@@ -158,7 +169,7 @@ impl Ingest {
         let seq = self.membership.ids.next(now);
         let route = submission.route.clone();
         let tenant = submission.tenant;
-        let mut message = new_message(submission, seq, now);
+        let mut message = new_message(submission, seq, now, &self.ids);
         if message.content.len() > LARGE_CONTENT {
             self.store.put_content(tenant, seq, &message.content).await.map_err(|e| refuse(&e))?;
             message.content = String::new();
@@ -178,7 +189,7 @@ impl Ingest {
     }
 }
 
-fn new_message(s: Submission, seq: Seq, now: Timestamp) -> NewMessage {
+fn new_message(s: Submission, seq: Seq, now: Timestamp, ids: &IdCipher) -> NewMessage {
     NewMessage {
         seq,
         tenant: s.tenant,
@@ -197,6 +208,11 @@ fn new_message(s: Submission, seq: Seq, now: Timestamp) -> NewMessage {
         expires_at: now.after(RetryPolicy::of(s.channel).max_age),
         lease: None,
         started: None,
+        quota: s.quota,
+        audit: s.audit.map(|mut entry| {
+            entry.resource.id = ids.seal(seq).0;
+            entry.text()
+        }),
     }
 }
 
@@ -320,6 +336,7 @@ impl Coalescer {
             Ok(Accepted::KeyReused) => Err(IngestError::KeyReused),
             Ok(Accepted::Refused(Refusal::Key)) => Err(IngestError::KeyRefused),
             Ok(Accepted::Refused(Refusal::Tenant)) => Err(IngestError::TenantRefused),
+            Ok(Accepted::Refused(Refusal::Quota)) => Err(IngestError::QuotaExceeded),
             Err(e) => Err(refuse(&e)),
         };
         leader.reply(&answer);

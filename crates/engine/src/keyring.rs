@@ -2,7 +2,13 @@
 //! Beside it stands, for a minute, the fingerprint of the one secret that passed Argon2id. So a known key costs one keyed
 //! hash, a wrong one an HMAC, and Argon2id runs once a key and minute.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use aws_lc_rs::hmac;
@@ -16,6 +22,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::{Entropy, EntropyError, random},
+    limiter::Bucket,
+    plans::{Plan, Plans},
     vault::SecretKey,
 };
 
@@ -31,14 +39,47 @@ const CAPACITY: u64 = 50_000;
 pub struct VerifiedKey {
     /// Its id.
     pub id: KeyId,
+    /// What it begins with.
+    pub prefix: Arc<str>,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its environment.
     pub environment: Environment,
     /// What it may do.
     pub scopes: Scopes,
+    /// Its own rate limit; `None`: the plan's.
+    pub rate_limit_rpm: Option<i32>,
     /// The tenant, as it was when the key was read.
     pub tenant_record: Arc<TenantRecord>,
+    /// The tenant's plan.
+    pub plan: Arc<Plan>,
+    /// What this process keeps of the key.
+    pub state: Arc<KeyState>,
+}
+
+/// What a process keeps of a key for longer than what it read of it.
+#[derive(Debug)]
+pub struct KeyState {
+    /// Its tokens.
+    pub bucket: Arc<Bucket>,
+    /// Milliseconds of its last use, to the second.
+    used: AtomicI64,
+    /// How much of that is written down.
+    written: AtomicI64,
+}
+
+impl KeyState {
+    fn of(id: KeyId) -> Self {
+        Self { bucket: Arc::new(Bucket::new(id.0)), used: AtomicI64::new(0), written: AtomicI64::new(0) }
+    }
+
+    fn touch(&self, now: Timestamp) {
+        let now = now.millis();
+        // Once a second is exact enough, and spares the processors' caches.
+        if now - self.used.load(Ordering::Relaxed) >= 1000 {
+            self.used.store(now, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Why a key is not good.
@@ -91,6 +132,8 @@ pub struct Keyring {
     /// Under which passed secrets are remembered; new with every process.
     memory_key: [u8; 32],
     known: Cache<[u8; 16], Arc<Known>>,
+    states: Cache<KeyId, Arc<KeyState>>,
+    plans: Arc<Plans>,
 }
 
 impl Keyring {
@@ -98,10 +141,17 @@ impl Keyring {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, mac: &SecretKey) -> Result<Self, EntropyError> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        mac: &SecretKey,
+        plans: Arc<Plans>,
+    ) -> Result<Self, EntropyError> {
         let memory_key = random(&*entropy)?;
         let mac = hmac::Key::new(hmac::HMAC_SHA256, mac.expose());
-        Ok(Self { store, clock, entropy, mac, memory_key, known: Cache::new(CAPACITY) })
+        let (known, states) = (Cache::new(CAPACITY), Cache::new(CAPACITY));
+        Ok(Self { store, clock, entropy, mac, memory_key, known, states, plans })
     }
 
     /// Checks a presented key.
@@ -127,6 +177,7 @@ impl Keyring {
         }
         let print = *blake3::keyed_hash(&self.memory_key, key.secret.as_bytes()).as_bytes();
         if self.has_passed(&known, &print, now) {
+            known.verified.state.touch(now);
             return Ok(known.verified.clone());
         }
         let mac = hmac::sign(&self.mac, key.secret.as_bytes());
@@ -139,12 +190,45 @@ impl Keyring {
             verify_hash(key.secret.to_owned().into(), known.record.secret_hash.clone()).await?;
             *known.passed.lock() = Some((print, now));
         }
+        known.verified.state.touch(now);
         Ok(known.verified.clone())
+    }
+
+    /// Writes down when keys were last used, all in one statement.
+    ///
+    /// # Errors
+    /// When the store can't; then it is tried again with the next ones.
+    pub async fn write_last_used(&self) -> raven_store::Result<()> {
+        let mut used = Vec::new();
+        for (id, state) in &self.states {
+            let last = state.used.load(Ordering::Relaxed);
+            if last > state.written.load(Ordering::Relaxed) {
+                used.push((state, (*id, Timestamp::from_millis(last))));
+            }
+        }
+        if used.is_empty() {
+            return Ok(());
+        }
+        let times: Vec<(KeyId, Timestamp)> = used.iter().map(|(_, time)| *time).collect();
+        self.store.touch_keys(&times).await?;
+        for (state, (_, at)) in used {
+            state.written.fetch_max(at.millis(), Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Forgets what is known of a prefix: after its key was revoked or changed.
     pub async fn forget(&self, prefix: &str) {
         if let Ok(prefix) = <[u8; 16]>::try_from(prefix.as_bytes()) {
+            self.known.invalidate(&prefix).await;
+        }
+    }
+
+    /// Forgets what is known of a tenant's keys: after its state was changed.
+    pub async fn forget_tenant(&self, tenant: TenantId) {
+        let theirs: Vec<[u8; 16]> =
+            self.known.iter().filter(|(_, known)| known.verified.tenant == tenant).map(|(prefix, _)| *prefix).collect();
+        for prefix in theirs {
             self.known.invalidate(&prefix).await;
         }
     }
@@ -179,10 +263,14 @@ impl Keyring {
                 self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
             let verified = VerifiedKey {
                 id: record.id,
+                prefix: record.prefix.as_str().into(),
                 tenant: record.tenant,
                 environment: record.environment,
                 scopes: record.scopes,
+                rate_limit_rpm: record.rate_limit_rpm,
+                plan: self.plans.of(&tenant.plan).clone(),
                 tenant_record: Arc::new(tenant),
+                state: self.states.get_with(record.id, async { Arc::new(KeyState::of(record.id)) }).await,
             };
             // A secret that passed stays known as long as the hash that it passed is the same.
             let passed = stale.filter(|s| s.record.secret_hash == record.secret_hash).and_then(|s| *s.passed.lock());

@@ -1,11 +1,13 @@
 //! What moves in Raven.
 //!
 //! What lives here: acceptance ([`ingest`]), dispatch and its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
-//! of credentials ([`keyring`], [`token`]), what is known of tenants ([`directory`]), sealed secrets ([`vault`]), outgoing
-//! connections ([`transport`], [`mailer`], [`guard`]), the node's life ([`membership`], [`housekeeping`]).
+//! of credentials ([`keyring`], [`token`], [`oidc`]), how much callers may do ([`plans`], [`limiter`]), what is known of
+//! tenants ([`directory`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
+//! node's life ([`membership`], [`housekeeping`]).
 //! What must not: SQL, the API's status codes and JSON, the environment. Time and chance are arguments ([`Surroundings`]).
 
 pub mod attempt;
+pub mod audit;
 pub mod clock;
 pub mod directory;
 pub mod dispatch;
@@ -13,10 +15,14 @@ pub mod engine;
 pub mod guard;
 pub mod housekeeping;
 pub mod ingest;
+mod jwks;
 pub mod keyring;
+pub mod limiter;
 pub mod mailer;
 pub mod membership;
 pub mod metrics;
+pub mod oidc;
+pub mod plans;
 pub mod settle;
 pub mod token;
 pub mod transport;

@@ -1,4 +1,8 @@
-//! Bearer tokens of humans (RFC 7519): verified here with the shared secret, no network call for any of them.
+//! Bearer tokens of humans (RFC 7519). The algorithm in a token's header decides which key can have signed it: HS256 the
+//! shared secret, RS256, ES256 and EdDSA one of the configured issuer's ([`crate::oidc`]). Neither is ever tried in place of
+//! the other, and any other algorithm is refused.
+//!
+//! What lives here: the shared secret, what every token must say, and times. What must not: keys of an issuer.
 
 use std::time::Duration;
 
@@ -6,7 +10,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use raven_core::{Timestamp, UserId};
 use raven_store::UserProfile;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::oidc::Issuer;
 
 /// How far the issuer's clock may be off.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -21,7 +27,7 @@ pub struct Claims {
     /// Their address.
     pub email: String,
     /// Did the issuer check it?
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_spoken")]
     pub email_verified: Option<bool>,
     /// Their name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +50,34 @@ impl Claims {
     pub fn profile(&self) -> UserProfile {
         UserProfile { id: self.sub, email: self.email.clone(), name: self.name.clone(), avatar_url: self.picture.clone() }
     }
+
+    /// What must hold for every token, whoever signed it.
+    pub(crate) fn require_good(&self, now: Timestamp) -> Result<(), TokenError> {
+        if now.before(LEEWAY).seconds() >= self.exp {
+            return Err(TokenError::Expired);
+        }
+        let latest = now.after(LEEWAY).seconds();
+        let from_the_future = self.iat > latest || self.nbf.is_some_and(|nbf| nbf > latest);
+        let bad_email = raven_core::address::Email::parse(&self.email).is_err();
+        if from_the_future || bad_email { Err(TokenError::Invalid) } else { Ok(()) }
+    }
+}
+
+/// A yes or no; some issuers write it as a text.
+pub(crate) fn maybe_spoken<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Spoken {
+        Bool(bool),
+        Text(String),
+    }
+    match Option::<Spoken>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Spoken::Bool(value)) => Ok(Some(value)),
+        Some(Spoken::Text(text)) if text == "true" => Ok(Some(true)),
+        Some(Spoken::Text(text)) if text == "false" => Ok(Some(false)),
+        Some(Spoken::Text(_)) => Err(de::Error::custom("neither true nor false")),
+    }
 }
 
 /// Why a token is not good.
@@ -62,6 +96,20 @@ pub struct Tokens {
     decoding: DecodingKey,
     encoding: EncodingKey,
     validation: Validation,
+    issuer: Option<String>,
+    audience: Option<String>,
+    oidc: Option<Issuer>,
+}
+
+/// A token to mint.
+#[derive(Serialize)]
+struct Minted<'t> {
+    #[serde(flatten)]
+    claims: &'t Claims,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'t str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'t str>,
 }
 
 impl Tokens {
@@ -84,34 +132,72 @@ impl Tokens {
             None => validation.validate_aud = false,
         }
         let bytes = secret.expose_secret().as_bytes();
-        Self { decoding: DecodingKey::from_secret(bytes), encoding: EncodingKey::from_secret(bytes), validation }
+        Self {
+            decoding: DecodingKey::from_secret(bytes),
+            encoding: EncodingKey::from_secret(bytes),
+            validation,
+            issuer: issuer.map(str::to_owned),
+            audience: audience.map(str::to_owned),
+            oidc: None,
+        }
     }
 
-    /// What a token says, if it is good at `now`.
+    /// Takes the tokens of an OIDC issuer, too.
+    #[must_use]
+    pub fn with_oidc(mut self, issuer: Issuer) -> Self {
+        self.oidc = Some(issuer);
+        self
+    }
+
+    /// The OIDC issuer whose tokens are taken, if there is one.
+    #[must_use]
+    pub const fn oidc(&self) -> Option<&Issuer> {
+        self.oidc.as_ref()
+    }
+
+    /// What a token says, if it is good at `now`. Waits for the network only when a token of the OIDC issuer names a key that
+    /// is not known yet.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
-        if token.len() > MAX_LEN {
-            return Err(TokenError::Invalid);
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        let header = header_of(token)?;
+        match (header.alg, &self.oidc) {
+            (Algorithm::HS256, _) => self.verify_shared(token, now),
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, Some(issuer)) => issuer.verify(token, &header, now).await,
+            _ => Err(TokenError::Invalid),
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(|_| TokenError::Invalid)?.claims;
-        if now.before(LEEWAY).seconds() >= claims.exp {
-            return Err(TokenError::Expired);
-        }
-        let latest = now.after(LEEWAY).seconds();
-        let from_the_future = claims.iat > latest || claims.nbf.is_some_and(|nbf| nbf > latest);
-        let bad_email = raven_core::address::Email::parse(&claims.email).is_err();
-        if from_the_future || bad_email { Err(TokenError::Invalid) } else { Ok(claims) }
     }
 
-    /// Mints a token, for development.
+    /// The same for a token that the shared secret must have signed.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify_shared(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        header_of(token)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(|_| TokenError::Invalid)?.claims;
+        claims.require_good(now)?;
+        Ok(claims)
+    }
+
+    /// Mints a token with the shared secret, for development. It names the issuer and the audience that are checked.
     ///
     /// # Errors
     /// [`TokenError::Invalid`] when it cannot be encoded.
     pub fn mint(&self, claims: &Claims) -> Result<String, TokenError> {
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding).map_err(|_| TokenError::Invalid)
+        let minted = Minted { claims, iss: self.issuer.as_deref(), aud: self.audience.as_deref() };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &minted, &self.encoding).map_err(|_| TokenError::Invalid)
     }
+}
+
+/// The header of a token that may be looked at further.
+fn header_of(token: &str) -> Result<Header, TokenError> {
+    if token.len() > MAX_LEN {
+        return Err(TokenError::Invalid);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+    // An extension that must be understood, and none is understood here (RFC 7515 §4.1.11).
+    if header.crit.is_some() { Err(TokenError::Invalid) } else { Ok(header) }
 }
 
 #[cfg(test)]
@@ -144,17 +230,17 @@ mod tests {
     #[test]
     fn a_good_token_tells_who_it_is() {
         let token = signed(&Header::new(Algorithm::HS256), &claims(), SECRET);
-        assert_eq!(tokens().verify(&token, NOW).unwrap().email, "ada@example.com");
+        assert_eq!(tokens().verify_shared(&token, NOW).unwrap().email, "ada@example.com");
     }
 
-    #[test]
-    fn other_algorithms_and_keys_are_refused() {
+    #[tokio::test]
+    async fn other_algorithms_and_keys_are_refused() {
         let tokens = tokens();
         for algorithm in [Algorithm::HS384, Algorithm::HS512] {
-            assert_eq!(tokens.verify(&signed(&Header::new(algorithm), &claims(), SECRET), NOW).unwrap_err(), TokenError::Invalid);
+            assert_eq!(tokens.verify(&signed(&Header::new(algorithm), &claims(), SECRET), NOW).await.unwrap_err(), TokenError::Invalid);
         }
         assert_eq!(
-            tokens.verify(&signed(&Header::new(Algorithm::HS256), &claims(), "another secret of 32 characters!"), NOW).unwrap_err(),
+            tokens.verify(&signed(&Header::new(Algorithm::HS256), &claims(), "another secret of 32 characters!"), NOW).await.unwrap_err(),
             TokenError::Invalid
         );
         let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
@@ -165,20 +251,20 @@ mod tests {
         {
             for signature in ["", signature] {
                 assert_eq!(
-                    tokens.verify(&format!("{}.{body}.{signature}", encode(header)), NOW).unwrap_err(),
+                    tokens.verify(&format!("{}.{body}.{signature}", encode(header)), NOW).await.unwrap_err(),
                     TokenError::Invalid,
                     "{header}"
                 );
             }
         }
         for garbage in ["", ".", "..", "a.b.c", &good[1..], &good[..good.len() - 1], &"x".repeat(20_000)] {
-            assert_eq!(tokens.verify(garbage, NOW).unwrap_err(), TokenError::Invalid);
+            assert_eq!(tokens.verify(garbage, NOW).await.unwrap_err(), TokenError::Invalid);
         }
     }
 
     #[test]
     fn times_hold_with_a_minute_of_leeway() {
-        let check = |claims: Value| tokens().verify(&signed(&Header::new(Algorithm::HS256), &claims, SECRET), NOW).map(|_| ());
+        let check = |claims: Value| tokens().verify_shared(&signed(&Header::new(Algorithm::HS256), &claims, SECRET), NOW).map(|_| ());
         assert_eq!(check(with("exp", json!(NOW.seconds() - 59))), Ok(()));
         assert_eq!(check(with("exp", json!(NOW.seconds() - 60))), Err(TokenError::Expired));
         assert_eq!(check(with("iat", json!(NOW.seconds() + 60))), Ok(()));
@@ -195,14 +281,42 @@ mod tests {
         let sign = |claims: &Value| signed(&Header::new(Algorithm::HS256), claims, SECRET);
         let mut good = with("iss", json!("https://id.example"));
         good["aud"] = json!(["raven", "other"]);
-        assert!(strict.verify(&sign(&good), NOW).is_ok());
+        assert!(strict.verify_shared(&sign(&good), NOW).is_ok());
         for (name, value) in [("iss", json!("https://evil.example")), ("aud", json!("other")), ("iss", Value::Null), ("aud", Value::Null)] {
             let mut bad = good.clone();
             bad[name] = value;
-            assert_eq!(strict.verify(&sign(&bad), NOW).unwrap_err(), TokenError::Invalid);
+            assert_eq!(strict.verify_shared(&sign(&bad), NOW).unwrap_err(), TokenError::Invalid);
             bad.as_object_mut().unwrap().remove(name);
-            assert_eq!(strict.verify(&sign(&bad), NOW).unwrap_err(), TokenError::Invalid, "{name} missing");
+            assert_eq!(strict.verify_shared(&sign(&bad), NOW).unwrap_err(), TokenError::Invalid, "{name} missing");
         }
-        assert!(tokens().verify(&sign(&good), NOW).is_ok());
+        assert!(tokens().verify_shared(&sign(&good), NOW).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_minted_token_names_what_is_checked() {
+        let strict = Tokens::new(&SecretString::from(SECRET), Some("https://id.example"), Some("raven"));
+        let claims: Claims = serde_json::from_value(claims()).unwrap();
+        let minted = strict.mint(&claims).unwrap();
+        assert_eq!(strict.verify(&minted, NOW).await.unwrap().sub, claims.sub);
+        assert!(tokens().verify(&minted, NOW).await.is_ok());
+        assert_eq!(strict.verify(&tokens().mint(&claims).unwrap(), NOW).await.unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
+    fn a_header_that_asks_for_more_is_refused() {
+        let mut header = Header::new(Algorithm::HS256);
+        header.crit = Some(vec!["exp".to_owned()]);
+        assert_eq!(tokens().verify_shared(&signed(&header, &claims(), SECRET), NOW).unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
+    fn whether_an_address_was_checked_may_be_written_as_a_text() {
+        let read =
+            |value: Value| tokens().verify_shared(&signed(&Header::new(Algorithm::HS256), &with("email_verified", value), SECRET), NOW);
+        assert_eq!(read(json!("true")).unwrap().email_verified, Some(true));
+        assert_eq!(read(json!("false")).unwrap().email_verified, Some(false));
+        assert_eq!(read(json!(true)).unwrap().email_verified, Some(true));
+        assert_eq!(read(Value::Null).unwrap().email_verified, None);
+        assert!(read(json!("TRUE")).is_err() && read(json!(1)).is_err());
     }
 }

@@ -37,6 +37,8 @@ codes! {
     INSUFFICIENT_ROLE = FORBIDDEN "insufficient_role" "Your role in this tenant does not allow this. Ask an admin or owner.";
     INSUFFICIENT_SCOPE = FORBIDDEN "insufficient_scope" "The API key has not the scope that this needs. Create a key with it.";
     TENANT_SUSPENDED = FORBIDDEN "tenant_suspended" "The tenant is suspended: nothing can be sent or changed until it is reactivated.";
+    TENANT_ARCHIVED = FORBIDDEN "tenant_archived" "The tenant is archived. An owner can restore it for 30 days with POST /v1/admin/tenant/restore; then it is deleted.";
+    EMAIL_NOT_VERIFIED = FORBIDDEN "email_not_verified" "Your token does not say that your address is verified (email_verified). Verify it with your identity provider and sign in again.";
     NOT_A_MEMBER = FORBIDDEN "not_a_member" "You are not a member of the tenant that X-Tenant-Slug names, or the header is missing.";
     NOT_FOUND = NOT_FOUND "not_found" "There is no such resource here.";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED "method_not_allowed" "The path exists, but not with this method.";
@@ -45,6 +47,12 @@ codes! {
     REQUEST_TIMEOUT = REQUEST_TIMEOUT "request_timeout" "The body did not arrive in time.";
     SLUG_TAKEN = CONFLICT "slug_taken" "Another tenant has this slug. Choose another, or leave it out and one is made from the name.";
     IDEMPOTENCY_KEY_REUSED = CONFLICT "idempotency_key_reused" "The idempotency key was used before with another payload. Use a new key for a new request.";
+    INVALID_STATE = CONFLICT "invalid_state" "The resource's state does not allow this: the message tells its state and what it would have to be.";
+    LAST_OWNER = CONFLICT "last_owner" "A tenant always keeps one owner. Make somebody else an owner first.";
+    ALREADY_MEMBER = CONFLICT "already_member" "You belong to this tenant already.";
+    ALREADY_INVITED = CONFLICT "already_invited" "The address has an open invitation. Revoke that one first, or wait for its answer.";
+    RATE_LIMITED = TOO_MANY_REQUESTS "rate_limited" "Too many requests. Wait for the number of seconds in Retry-After; RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset tell the limit.";
+    DAILY_QUOTA_EXCEEDED = TOO_MANY_REQUESTS "daily_quota_exceeded" "The tenant's messages of the day (UTC) are used up. Retry-After tells when the next day begins; the operator can change the plan.";
     OVERLOADED = SERVICE_UNAVAILABLE "overloaded" "Raven can't take the request now. Try again after the number of seconds in Retry-After, with the same idempotency key.";
     INTERNAL = INTERNAL_SERVER_ERROR "internal" "Something failed on our side, and nothing was half done. The request id finds it in the log.";
 }

@@ -123,6 +123,12 @@ impl<'a> Fields<'a> {
         T::read(json).map_err(|message| self.note(name, message)).ok()
     }
 
+    /// Is the field given as `null`? For changes, where that takes a value away and absence leaves it.
+    #[must_use]
+    pub fn is_null(&self, name: &str) -> bool {
+        self.members.iter().any(|(n, value)| n == name && *value == Json::Null)
+    }
+
     /// Notes a problem with a field.
     pub fn note(&mut self, name: &str, message: impl Into<String>) {
         self.problems.add(format!("{}{name}", self.path), message);

@@ -1,8 +1,10 @@
-//! What surrounds every request: its id, the catch for panics, the count, and the body of an error.
+//! What surrounds every request: its id, where it came from, the catch for panics, the count, the headers that tell a
+//! limit, and the body of an error.
 
 use std::{
+    net::IpAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use axum::{
@@ -12,17 +14,53 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, header};
-use raven_engine::metrics::RequestLabels;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use raven_engine::{limiter::Standing, metrics::RequestLabels};
 
 use crate::{App, codes, problem::Problem};
 
 /// The header of a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// The address at the other end of a connection; the listener adds it to each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// What is known of a request beside what it says: made by the outermost layer, read by callers and handlers.
+#[derive(Debug)]
+pub struct Context {
+    /// Its id.
+    pub id: HeaderValue,
+    /// Where it came from, as far as that is known.
+    pub address: Option<IpAddr>,
+    standing: OnceLock<Standing>,
+}
+
+impl Context {
+    /// Its id as text.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// Notes where the caller stands with its limit, for the answer's headers. The first note counts.
+    pub fn note(&self, standing: Standing) {
+        let _ = self.standing.set(standing);
+    }
+}
 
 /// Surrounds a request.
-pub async fn surround(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let id = app.request_id(request.headers().get(REQUEST_ID));
+pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let context = Arc::new(Context {
+        id: app.request_id(request.headers().get(REQUEST_ID)),
+        address: address(&request, app.settings.trusted_proxies),
+        standing: OnceLock::new(),
+    });
+    request.extensions_mut().insert(context.clone());
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
@@ -30,28 +68,45 @@ pub async fn surround(State(app): State<Arc<App>>, request: Request, next: Next)
         Ok(response) => response,
         Err(_) => {
             // The panic's own message went to the log by the panic hook.
-            tracing::error!(request_id = id.to_str().unwrap_or_default(), "a handler panicked");
+            tracing::error!(request_id = context.id(), "a handler panicked");
             Problem::of(codes::INTERNAL).into_response()
         }
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let body = problem.body(&path, id.to_str().unwrap_or_default(), app.engine.clock.now());
+        let body = problem.body(&path, context.id(), app.engine.clock.now());
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
     }
     let labels =
         RequestLabels { route: route.unwrap_or_else(|| "none".to_owned()), method: method.to_string(), status: response.status().as_u16() };
-    tracing::debug!(
-        request_id = id.to_str().unwrap_or_default(),
-        route = labels.route,
-        method = labels.method,
-        status = labels.status,
-        "answered"
-    );
+    tracing::debug!(request_id = context.id(), route = labels.route, method = labels.method, status = labels.status, "answered");
     app.engine.metrics.requests.get_or_create(&labels).inc();
-    response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(standing) = context.standing.get() {
+        tell(response.headers_mut(), standing);
+    }
+    response.headers_mut().insert(REQUEST_ID, context.id.clone());
     response
+}
+
+/// Tells a caller where it stands.
+fn tell(headers: &mut HeaderMap, standing: &Standing) {
+    headers.insert(RATE_LIMIT, HeaderValue::from(standing.limit));
+    headers.insert(RATE_REMAINING, HeaderValue::from(standing.remaining));
+    headers.insert(RATE_RESET, HeaderValue::from(standing.reset));
+}
+
+/// Where a request came from: the peer, or what the outermost of our own proxies saw. What stands further left in
+/// `X-Forwarded-For` is the client's own word, which is not trusted.
+fn address(request: &Request, proxies: usize) -> Option<IpAddr> {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    if proxies == 0 {
+        return peer;
+    }
+    let values: Vec<&str> = request.headers().get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
+    let list: Vec<&str> = values.iter().flat_map(|v| v.split(',')).map(str::trim).collect();
+    let nth = list.len().checked_sub(proxies).and_then(|i| list.get(i));
+    nth.and_then(|text| text.parse().ok()).or(peer)
 }
 
 impl App {
@@ -76,4 +131,28 @@ pub async fn no_route() -> Problem {
 /// For methods that a path does not take.
 pub async fn no_method() -> Problem {
     Problem::of(codes::METHOD_NOT_ALLOWED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_proxies_are_believed() {
+        let from = |forwarded: &[&str], proxies| {
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(Peer("10.0.0.1".parse().unwrap()));
+            for value in forwarded {
+                request.headers_mut().append(FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
+            }
+            address(&request, proxies).unwrap().to_string()
+        };
+        assert_eq!(from(&["192.0.2.1"], 0), "10.0.0.1");
+        assert_eq!(from(&["192.0.2.1"], 1), "192.0.2.1");
+        assert_eq!(from(&["6.6.6.6, 192.0.2.1"], 1), "192.0.2.1");
+        assert_eq!(from(&["6.6.6.6", "192.0.2.1, 10.1.1.1"], 2), "192.0.2.1");
+        assert_eq!(from(&[], 1), "10.0.0.1");
+        assert_eq!(from(&["nonsense"], 1), "10.0.0.1");
+        assert_eq!(from(&["192.0.2.1"], 3), "10.0.0.1");
+    }
 }

@@ -39,6 +39,8 @@ pub struct Settings {
     pub environment: String,
     /// Opens `GET /metrics` on the API's own listener, as a bearer token; without it that route does not exist there.
     pub metrics_token: Option<SecretString>,
+    /// Reverse proxies in front of this process, each of which adds the address it was called from to `X-Forwarded-For`.
+    pub trusted_proxies: usize,
     /// How long an idempotency key is kept.
     pub idempotency_kept: std::time::Duration,
 }

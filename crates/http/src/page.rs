@@ -24,6 +24,21 @@ pub struct Page<T> {
     pub next_cursor: Option<String>,
 }
 
+/// The parameters of every list, for the OpenAPI document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read by name; this lists them for the document")]
+pub struct PageParameters {
+    /// Rows on a page; 50 when absent.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+    /// `nextCursor` of the page before. Bound to the same endpoint and filters.
+    cursor: Option<String>,
+}
+
+/// The names of [`PageParameters`].
+pub const PARAMETERS: &[&str] = &["limit", "cursor"];
+
 /// Reads `limit`: 1 to 200, 50 when absent.
 pub fn limit(parameters: &mut Parameters<'_>) -> usize {
     let read = |text: &str| text.parse::<usize>().ok().filter(|n| (1..=MAX_LIMIT).contains(n));

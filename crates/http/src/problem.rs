@@ -26,19 +26,21 @@ pub struct Problem {
     pub message: Cow<'static, str>,
     /// Field by field.
     pub errors: Vec<FieldProblem>,
+    /// Seconds to wait, where that is known: `Retry-After`.
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A code with its own text.
     #[must_use]
     pub const fn of(code: Code) -> Self {
-        Self { code, message: Cow::Borrowed(code.text), errors: Vec::new() }
+        Self { code, message: Cow::Borrowed(code.text), errors: Vec::new(), retry_after: None }
     }
 
     /// A code with a more exact text.
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), errors: Vec::new() }
+        Self { code, message: message.into(), errors: Vec::new(), retry_after: None }
     }
 
     /// `validation_failed` for one field.
@@ -63,7 +65,14 @@ impl Problem {
             [one] => Cow::Owned(format!("{} {}", one.field, one.message)),
             many => Cow::Owned(format!("{} fields are not acceptable", many.len())),
         };
-        Self { code, message, errors }
+        Self { code, message, errors, retry_after: None }
+    }
+
+    /// The same with the seconds to wait.
+    #[must_use]
+    pub const fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// What was found of a request: `unknown_field` when only names were wrong, else `validation_failed` with everything.
@@ -110,7 +119,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.code.status.into_response();
         if matches!(self.code.status.as_u16(), 429 | 503) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_AFTER)));
         }
         if self.code.status.as_u16() == 401 {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -142,6 +151,8 @@ impl From<IngestError> for Problem {
             IngestError::KeyReused => codes::IDEMPOTENCY_KEY_REUSED,
             IngestError::KeyRefused => codes::INVALID_API_KEY,
             IngestError::TenantRefused => codes::TENANT_SUSPENDED,
+            // Whoever knows the time says when the day ends.
+            IngestError::QuotaExceeded => codes::DAILY_QUOTA_EXCEEDED,
             IngestError::Overloaded | IngestError::Unavailable => codes::OVERLOADED,
             IngestError::Internal => codes::INTERNAL,
         })

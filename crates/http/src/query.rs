@@ -10,7 +10,7 @@ use crate::{
     fields::{camel_case, shown, unknown_text},
     problem::{Problem, Result},
 };
-use raven_core::Problems;
+use raven_core::{Environment, Problems};
 
 /// The raw query of a request.
 pub struct RawQuery(String);
@@ -84,6 +84,13 @@ impl Parameters<'_> {
             self.problems.add(name, expected());
         }
         value
+    }
+
+    /// Reads `environment`: `live`, `test`, or `all` (then there is none inside). `None` when it is absent.
+    #[expect(clippy::option_option, reason = "absent and all are two things")]
+    pub fn environment(&mut self) -> Option<Option<Environment>> {
+        let read = |text: &str| if text == "all" { Some(None) } else { Environment::parse(text).map(Some) };
+        self.read("environment", read, || "must be live, test or all".to_owned())
     }
 
     /// Notes a problem.

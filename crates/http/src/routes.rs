@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     App, layers,
-    resources::{health, keys, me, messages, providers, tenants},
+    resources::{audit_log, health, invitations, keys, me, members, messages, providers, tenant, tenants, usage},
 };
 
 /// The API's routes, with their documentation.
@@ -20,8 +20,24 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(messages::find_as_human))
         .routes(routes!(me::me))
         .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(tenant::find, tenant::update))
+        .routes(routes!(tenant::suspend))
+        .routes(routes!(tenant::reactivate))
+        .routes(routes!(tenant::archive))
+        .routes(routes!(tenant::restore))
+        .routes(routes!(tenant::transfer))
+        .routes(routes!(members::list, invitations::create))
+        .routes(routes!(members::update, members::remove))
+        .routes(routes!(invitations::list))
+        .routes(routes!(invitations::revoke))
+        .routes(routes!(invitations::list_own))
+        .routes(routes!(invitations::accept))
+        .routes(routes!(invitations::decline))
         .routes(routes!(keys::create, keys::list))
-        .routes(routes!(keys::find, keys::revoke))
+        .routes(routes!(keys::find, keys::update, keys::revoke))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(usage::find))
+        .routes(routes!(audit_log::list))
         .routes(routes!(providers::catalog))
         .routes(routes!(providers::create, providers::list))
         .routes(routes!(providers::find, providers::delete))

@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -10,8 +12,9 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
-use crate::{App, routes};
+use crate::{App, layers::Peer, routes};
 
 /// How long a client may take to send a request's head. (Its body has a limit of its own.)
 const HEAD_TIME: Duration = Duration::from_secs(15);
@@ -36,10 +39,10 @@ pub async fn serve_metrics(listener: TcpListener, app: Arc<App>, stop: Cancellat
 async fn run(listener: TcpListener, router: Router, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, peer.ip()),
                 Err(e) => {
                     tracing::warn!(error = %e, "a connection could not be taken");
                     tokio::time::sleep(PAUSE).await;
@@ -47,19 +50,23 @@ async fn run(listener: TcpListener, router: Router, stop: CancellationToken) {
                 }
             },
         };
-        connection(stream, router.clone(), &graceful);
+        connection(stream, Peer(peer), router.clone(), &graceful);
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-fn connection(stream: TcpStream, router: Router, graceful: &GracefulShutdown) {
+fn connection(stream: TcpStream, peer: Peer, router: Router, graceful: &GracefulShutdown) {
     // Answers are small and complete: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
+    let service = tower::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let watched = graceful.watch(connection);
     tokio::spawn(async move {
         // A client that goes away, or sends no HTTP, concerns nobody.

@@ -4,17 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use raven_core::{
-    Clock, Environment, KeyId, TenantId, UserId,
+    Clock, Environment, KeyId, Seq, TenantId, UserId,
     permission::Scopes,
     tenant::{TenantStatus, slug_of},
 };
 use raven_engine::{
-    OsEntropy, SystemClock,
+    Entropy, OsEntropy, SystemClock,
+    audit::{Actor, Entry},
     keyring::Keyring,
     vault::{InstallationKeys, Vault},
 };
-use raven_store::{Error, KeyRecord, NewKey, NewTenant, Store, TenantRecord, UserProfile};
+use raven_store::{AuditRecord, Error, KeyRecord, NewKey, NewTenant, Store, TenantRecord, UserProfile};
 use secrecy::SecretString;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{config::Config, files};
 
@@ -45,7 +48,17 @@ pub(crate) fn vault(config: &Config) -> anyhow::Result<Vault> {
 /// The keyring of the installation.
 pub(crate) async fn keyring(config: &Config, store: &Arc<dyn Store>) -> anyhow::Result<Keyring> {
     let keys = InstallationKeys::load(&vault(config)?, &**store).await.context("the installation's keys don't open")?;
-    Ok(Keyring::new(store.clone(), Arc::new(SystemClock), Arc::new(OsEntropy), &keys.key_mac)?)
+    let plans = Arc::new(config.plans.clone());
+    Ok(Keyring::new(store.clone(), Arc::new(SystemClock), Arc::new(OsEntropy), &keys.key_mac, plans)?)
+}
+
+/// A record of the audit log: an operator did something (`resource.verb`) to a resource of a tenant.
+pub(crate) fn audit(tenant: TenantId, action: &str, resource: Uuid, before: Value, after: Value) -> anyhow::Result<AuditRecord> {
+    let mut entry = Entry::new(action, Actor::operator(), resource);
+    (entry.before, entry.after) = (before, after);
+    let mut random = [0; 2];
+    OsEntropy.fill(&mut random)?;
+    Ok(entry.record(tenant, Seq::of_command(SystemClock.now(), u16::from_le_bytes(random))))
 }
 
 /// The tenant with a slug.
@@ -72,6 +85,7 @@ pub(crate) struct TenantWish {
     pub(crate) default_locale: String,
     pub(crate) default_tz: String,
     pub(crate) owner: UserProfile,
+    pub(crate) plan: String,
 }
 
 /// Creates a tenant.
@@ -82,17 +96,21 @@ pub(crate) async fn create_tenant(store: &dyn Store, vault: &Vault, wish: Tenant
         slug: String::new(),
         name: wish.name,
         status: TenantStatus::Active,
-        plan: "free".to_owned(),
+        plan: wish.plan,
         country_code: wish.country_code,
         default_locale: wish.default_locale,
         default_tz: wish.default_tz,
         created_at: SystemClock.now(),
         data_key: vault.new_data_key(id)?,
         retry_unknown: false,
+        suspended_by: None,
+        archived_at: None,
     };
     for attempt in 0..TRIES {
         record.slug = wish.slug.clone().unwrap_or_else(|| slug_of(&record.name, attempt));
-        match store.create_tenant(NewTenant { record: record.clone(), owner: wish.owner.clone(), claim: None }).await {
+        let after = json!({ "slug": record.slug, "name": record.name, "plan": record.plan });
+        let audit = audit(id, "tenant.create", id.0, Value::Null, after)?;
+        match store.create_tenant(NewTenant { record: record.clone(), owner: wish.owner.clone(), claim: None, audit }).await {
             Ok(_) => return Ok(record),
             Err(Error::Conflict(_)) if wish.slug.is_none() => {}
             Err(Error::Conflict(_)) => bail!("the slug {:?} is taken", record.slug),
@@ -132,8 +150,11 @@ pub(crate) async fn create_key(store: &dyn Store, keyring: &Keyring, wish: KeyWi
             expires_at: wish.expires_in.map(|span| now.after(span)),
             created_at: now,
             revoked_at: None,
+            last_used_at: None,
         };
-        match store.create_key(NewKey { record: record.clone(), claim: None }).await {
+        let after = json!({ "prefix": record.prefix, "name": record.name, "environment": record.environment });
+        let audit = audit(wish.tenant, "api_key.create", record.id.0, Value::Null, after)?;
+        match store.create_key(NewKey { record: record.clone(), claim: None, audit }).await {
             Ok(_) => return Ok((record, fresh.plaintext)),
             // The prefix has 32 random bits: now and then one is taken.
             Err(Error::Conflict(_)) => {}

@@ -108,9 +108,12 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         jwt_secret: config.jwt_secret.clone().context("there is no secret for bearer tokens")?,
         jwt_issuer: config.jwt_issuer.clone(),
         jwt_audience: config.jwt_audience.clone(),
+        // Who takes no requests needs no keys.
+        oidc: config.oidc.clone().filter(|_| config.only != Some(Role::Worker)),
         call_cap: raven_engine::transport::CALL_CAP,
         works: config.only != Some(Role::Api),
         limits: Limits::default(),
+        plans: config.plans.clone(),
         allow_private: config.allow_private_networks,
         base_urls: config.base_urls.clone(),
         extra_roots: config.extra_roots.clone(),
@@ -125,6 +128,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         environment: config.environment.to_owned(),
         metrics_token: config.metrics_token.clone(),
         idempotency_kept: config.idempotency_kept,
+        trusted_proxies: config.trusted_proxies,
     };
     let app = App::new(engine.clone(), settings)?;
     let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());

@@ -16,6 +16,10 @@ pub enum Operation {
     CreateKey = 4,
     /// `POST /v1/admin/providers`
     CreateConfig = 5,
+    /// `POST /v1/admin/members` (an invitation)
+    CreateInvitation = 6,
+    /// `POST /v1/admin/api-keys/{id}/rotate`
+    RotateKey = 7,
 }
 
 impl Operation {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use raven_core::{Environment, KeyId, TenantId, Timestamp, permission::Scopes};
 
-use crate::{Claim, Outcome, Result};
+use crate::{AuditRecord, Claim, Outcome, Result};
 
 /// An API key as it is stored: nothing here opens a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct KeyRecord {
     pub created_at: Timestamp,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// When it was last used, as far as that was written down ([`Keys::touch_keys`]).
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// A key to create.
@@ -43,6 +45,28 @@ pub struct NewKey {
     pub record: KeyRecord,
     /// The caller's idempotency key, if one was given.
     pub claim: Option<Claim>,
+    /// What the audit log says.
+    pub audit: AuditRecord,
+}
+
+/// What to change of a key; `None` leaves it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its rate limit; `Some(None)`: the plan's.
+    pub rate_limit_rpm: Option<Option<i32>>,
+}
+
+/// A key to put in another one's place.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// The old key.
+    pub old: KeyId,
+    /// From when the old key is refused, unless it is refused earlier anyway.
+    pub old_expires_at: Timestamp,
+    /// The new key.
+    pub new: NewKey,
 }
 
 /// Verbs about API keys.
@@ -70,5 +94,32 @@ pub trait Keys: Send + Sync {
     ) -> Result<Vec<KeyRecord>>;
 
     /// Revokes a key; `false` when the tenant has no such key that is not revoked yet.
-    async fn revoke_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId, now: Timestamp) -> Result<bool>;
+    async fn revoke_key(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        id: KeyId,
+        now: Timestamp,
+        audit: AuditRecord,
+    ) -> Result<bool>;
+
+    /// Changes a key; as it is afterwards, or `None` when the tenant has no such key that is not revoked.
+    async fn update_key(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        id: KeyId,
+        change: KeyChange,
+        audit: AuditRecord,
+    ) -> Result<Option<KeyRecord>>;
+
+    /// Creates a key in the place of another one of the same tenant; `None` (and nothing created) when there is no such old
+    /// key that is not revoked. A replay answers before the old key is looked at.
+    ///
+    /// # Errors
+    /// [`Conflict("prefix")`](crate::Error::Conflict) as in [`create_key`](Self::create_key).
+    async fn rotate_key(&self, rotation: Rotation) -> Result<Option<Outcome>>;
+
+    /// Notes when keys were last used. A time never goes back.
+    async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<()>;
 }

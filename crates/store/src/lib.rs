@@ -7,9 +7,12 @@
 
 use std::sync::Arc;
 
+pub mod audit;
 pub mod error;
 pub mod idempotency;
 pub mod keys;
+pub mod limits;
+pub mod members;
 pub mod messages;
 pub mod nodes;
 pub mod postgres;
@@ -18,30 +21,41 @@ pub mod queue;
 pub mod secrets;
 pub mod sqlite;
 pub mod tenants;
+pub mod usage;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
+pub use audit::{AuditRecord, Audits};
 pub use error::{Error, Result};
 pub use idempotency::{Claim, Operation, Outcome, Scope};
-pub use keys::{KeyRecord, Keys, NewKey};
+pub use keys::{KeyChange, KeyRecord, Keys, NewKey, Rotation};
+pub use limits::{Limits, TakeTokens, Taken};
+pub use members::{Answered, InvitationRecord, MemberChange, Members, NewInvitation, Reply, TenantMember};
 pub use messages::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Messages, NewMessage, Refusal};
 pub use nodes::{Lease, Node, Nodes, Registration};
 pub use providers::{ConfigRecord, Configs, NewConfig};
 pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start};
 pub use secrets::Secrets;
-pub use tenants::{MemberRecord, NewTenant, TenantRecord, Tenants, UserProfile};
+pub use tenants::{MemberRecord, NewTenant, StateChange, StateChanged, TenantChange, TenantRecord, Tenants, UserProfile};
+pub use usage::{AcceptedCount, OutcomeCount, Usage, Usages};
 
 /// Everything that a store can do.
-pub trait Store: Tenants + Keys + Configs + Messages + Queue + Nodes + Secrets + Health {}
+pub trait Store: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health {}
 
-impl<T: Tenants + Keys + Configs + Messages + Queue + Nodes + Secrets + Health> Store for T {}
+impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health> Store for T {}
 
 /// Whether the store can be used, and what it is.
 #[async_trait::async_trait]
 pub trait Health: Send + Sync {
     /// `sqlite` or `postgres`.
     fn engine(&self) -> &'static str;
+
+    /// Can other processes serve from the same database at the same time? Then what nodes know of limits they share through it.
+    fn is_shared(&self) -> bool;
+
+    /// The database's own clock, where it has one (PostgreSQL): to see how far this machine's is off.
+    async fn database_time(&self) -> Result<Option<raven_core::Timestamp>>;
 
     /// How many writers accept side by side: messages of one tenant should always go to the same one of them.
     fn writers(&self) -> usize;

@@ -46,6 +46,11 @@ pub struct NewMessage {
     /// Set when the call permit is already held: attempt 1 counts as started with this acceptance, through this config
     /// (`None`: the sandbox). Requires `lease`.
     pub started: Option<Option<ConfigId>>,
+    /// Messages that the tenant may have accepted on the day of `seq`, with this one; `None`: it does not count. The debit is
+    /// part of the acceptance, and the limit is never exceeded.
+    pub quota: Option<i64>,
+    /// The entry for the audit log (under the message's `seq`), where a human or an admin key sends.
+    pub audit: Option<String>,
 }
 
 /// A claim on an idempotency key by a message.
@@ -90,6 +95,8 @@ pub enum Refusal {
     Key,
     /// The tenant is not active.
     Tenant,
+    /// The tenant's quota of the day is used up.
+    Quota,
 }
 
 /// A message.
@@ -195,6 +202,7 @@ pub trait Messages: Send + Sync {
     /// Accepts a batch in one durable transaction: message, job and idempotency record each. The answers stand in the
     /// order of the batch. One message never fails another: what can be decided per row is an [`Accepted`], and a row
     /// that the database refuses (a bug) takes only itself down ([`Error::Internal`](crate::Error::Internal) for it alone).
+    /// A replay answers though the quota is used up. Each created message is counted (see [`crate::Usages`]).
     /// Within one batch no two messages share (tenant, environment, operation, key): the caller has folded them.
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>>;
 

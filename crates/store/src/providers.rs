@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use raven_core::{Channel, ConfigId, TenantId, Timestamp};
 
-use crate::{Claim, Outcome, Result};
+use crate::{AuditRecord, Claim, Outcome, Result};
 
 /// A provider config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct NewConfig {
     pub record: ConfigRecord,
     /// The caller's idempotency key, if one was given.
     pub claim: Option<Claim>,
+    /// What the audit log says.
+    pub audit: AuditRecord,
 }
 
 /// Verbs about provider configs.
@@ -50,5 +52,5 @@ pub trait Configs: Send + Sync {
     async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>>;
 
     /// Deletes a config and its secrets; `false` when there is none.
-    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool>;
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool>;
 }

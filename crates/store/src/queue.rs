@@ -161,6 +161,8 @@ pub trait Queue: Send + Sync {
 
     /// Leases due unleased jobs: round by round over the lanes that have any, at most `per_lane` of each, `limit` in all,
     /// oldest due first within a lane. Lanes in `skip` are passed over (full here).
+    /// A tenant that is not active holds its jobs: only those are claimed that were due so long ago that they must have
+    /// expired (their channel's [`RetryPolicy::max_age`](raven_core::retry::RetryPolicy) before `now`).
     async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed>;
 
     /// Gives jobs back: unleased, due when they were. A job whose attempt is marked as started counts as not started

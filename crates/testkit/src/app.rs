@@ -6,12 +6,19 @@ use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use raven_core::{Clock, Timestamp, UserId};
+use raven_core::{Clock, TenantId, Timestamp, UserId};
 use raven_engine::{
-    Engine, Options, OsEntropy, Surroundings, dispatch::Limits, engine::Load, token::Claims, transport::ExtraRoots, vault::SecretKey,
+    Engine, Options, OsEntropy, Surroundings,
+    audit::{Actor, Entry},
+    dispatch::Limits,
+    engine::Load,
+    plans::{self, Plans},
+    token::Claims,
+    transport::ExtraRoots,
+    vault::SecretKey,
 };
 use raven_http::App;
-use raven_store::Store;
+use raven_store::{AuditRecord, StateChange, Store};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -19,6 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::TestClock,
+    contract::Contract,
     database::{Database, MIGRATED_AT, databases},
 };
 
@@ -46,6 +54,8 @@ pub struct TestOptions {
     pub call_cap: Duration,
     /// Are private networks forbidden, as in production?
     pub forbid_private: bool,
+    /// The plans; `unlimited` for all when absent.
+    pub plans: Option<Plans>,
 }
 
 /// A running Raven.
@@ -59,6 +69,8 @@ pub struct TestApp {
     /// The API's state.
     pub app: Arc<App>,
     router: Router,
+    /// Judges every answer.
+    pub contract: Contract,
     /// Kept for as long as the app lives.
     pub database: Database,
 }
@@ -143,17 +155,21 @@ impl TestApp {
             environment: "production".to_owned(),
             metrics_token: Some(SecretString::from(METRICS_TOKEN)),
             idempotency_kept: IDEMPOTENCY_KEPT,
+            trusted_proxies: 0,
         };
         let app = App::new(engine.clone(), settings).expect("the system has randomness");
-        Self { router: raven_http::service(&app), engine, clock, store, app, database }
+        Self { router: raven_http::service(&app), contract: Contract::new(), engine, clock, store, app, database }
     }
 
-    /// Sends a request.
+    /// Sends a request. The answer must be one that the OpenAPI document tells of.
     pub async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.expect("the router never fails");
         let (parts, body) = response.into_parts();
         let raw = body.collect().await.expect("a body in memory can be read").to_bytes();
-        let body = serde_json::from_slice(&raw).unwrap_or(Value::Null);
+        let read: Option<Value> = serde_json::from_slice(&raw).ok();
+        self.contract.judge(&method, &path, parts.status, read.as_ref());
+        let body = read.unwrap_or(Value::Null);
         Answer { status: parts.status, headers: parts.headers, body, raw }
     }
 
@@ -203,6 +219,31 @@ impl TestApp {
         TestTenant { id, slug, owner, live, test }
     }
 
+    /// Makes somebody a member of a tenant, by an invitation that they accept; their token.
+    pub async fn join(&self, tenant: &TestTenant, email: &str, role: &str) -> String {
+        let body = json!({ "email": email, "role": role });
+        let invited = self.as_human(&tenant.owner, &tenant.slug, Method::POST, "/v1/admin/members", Some(body)).await.expect(201);
+        let token = self.token(email);
+        let path = format!("/v1/admin/invitations/{}/accept", invited["id"].as_str().expect("an id"));
+        let headers = [("authorization", format!("Bearer {token}"))];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.send(request(Method::POST, &path, &headers, None)).await.expect(200);
+        token
+    }
+
+    /// A record for the audit log, for tests that call the store's verbs themselves.
+    #[must_use]
+    pub fn audit(&self, tenant: TenantId) -> AuditRecord {
+        let entry = Entry::new("tenant.update", Actor::operator(), tenant.0);
+        entry.record(tenant, self.engine.membership.ids.next(self.clock.now()))
+    }
+
+    /// Takes a step in a tenant's life as an operator would: behind the server's back.
+    pub async fn change_state(&self, tenant: TenantId, change: StateChange) {
+        let changed = self.store.change_state(tenant, change, self.audit(tenant)).await.expect("the store works");
+        assert!(changed.is_some_and(|c| c.changed), "the step is allowed");
+    }
+
     /// Configures Africa's Talking for a tenant. The simulator's address comes with [`TestOptions::base_urls`].
     pub async fn configure_sms(&self, tenant: &TestTenant) -> Value {
         let body = json!({ "provider": "africas_talking", "label": "SMS", "publicConfig": { "username": "acme" }, "secretConfig": { "api_key": "atsk_of_tests" } });
@@ -242,6 +283,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         jwt_secret: SecretString::from(JWT_SECRET),
         jwt_issuer: None,
         jwt_audience: None,
+        oidc: None,
         works: true,
         limits: options.limits,
         call_cap: if options.call_cap.is_zero() { Duration::from_secs(2) } else { options.call_cap },
@@ -249,6 +291,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         base_urls: options.base_urls.clone(),
         extra_roots: options.extra_roots.clone(),
         hello_name: "raven.test".to_owned(),
+        plans: options.plans.clone().unwrap_or_else(|| Plans::new(Vec::new(), plans::UNLIMITED).expect("it is built in")),
     };
     Engine::new(surroundings, options).await.expect("an engine starts on a fresh database")
 }

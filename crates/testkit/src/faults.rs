@@ -1,14 +1,16 @@
 //! A store that fails on demand: before a verb takes effect, or after it did and the answer is lost.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use raven_core::{Channel, ConfigId, Environment, KeyId, Seq, TenantId, Timestamp, UserId, tenant::TenantStatus};
+use raven_core::{Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
-    Accepted, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, KeyRecord, Keys, Lane, Lease, MemberRecord, MessageQuery,
-    MessageRecord, Messages, Migrations, NewConfig, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration,
-    Result, Secrets, Settlement, Start, Store, TenantRecord, Tenants,
+    Accepted, Answered, AuditRecord, Audits, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, InvitationRecord, KeyChange,
+    KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages, Migrations, NewConfig,
+    NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result, Rotation, Secrets,
+    Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants, Usage,
+    Usages,
     messages::{MessageClaim, MessagePage},
 };
 
@@ -101,6 +103,14 @@ impl Health for FaultyStore {
         self.inner.engine()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn database_time(&self) -> Result<Option<Timestamp>> {
+        self.inner.database_time().await
+    }
+
     fn writers(&self) -> usize {
         self.inner.writers()
     }
@@ -148,16 +158,115 @@ impl Tenants for FaultyStore {
         self.inner.list_memberships(user, before, limit).await
     }
 
-    async fn set_tenant_status(&self, id: TenantId, status: TenantStatus) -> Result<bool> {
-        self.inner.set_tenant_status(id, status).await
+    async fn update_tenant(&self, id: TenantId, change: TenantChange, audit: AuditRecord) -> Result<Option<TenantRecord>> {
+        self.inner.update_tenant(id, change, audit).await
     }
 
-    async fn set_retry_unknown(&self, id: TenantId, retry: bool) -> Result<bool> {
-        self.inner.set_retry_unknown(id, retry).await
+    async fn change_state(&self, id: TenantId, change: StateChange, audit: AuditRecord) -> Result<Option<StateChanged>> {
+        self.inner.change_state(id, change, audit).await
+    }
+
+    async fn list_archived(&self, before: Timestamp, limit: usize) -> Result<Vec<TenantId>> {
+        self.inner.list_archived(before, limit).await
+    }
+
+    async fn purge_tenant(&self, id: TenantId, rows: usize) -> Result<bool> {
+        self.inner.purge_tenant(id, rows).await
     }
 
     async fn list_tenants(&self, before: Option<(Timestamp, TenantId)>, limit: usize) -> Result<Vec<TenantRecord>> {
         self.inner.list_tenants(before, limit).await
+    }
+}
+
+#[async_trait]
+impl Members for FaultyStore {
+    async fn list_members(&self, tenant: TenantId, before: Option<(Timestamp, UserId)>, limit: usize) -> Result<Vec<TenantMember>> {
+        self.inner.list_members(tenant, before, limit).await
+    }
+
+    async fn find_member(&self, tenant: TenantId, user: UserId) -> Result<Option<TenantMember>> {
+        self.inner.find_member(tenant, user).await
+    }
+
+    async fn set_member_role(&self, tenant: TenantId, user: UserId, role: Role, actor: Role, audit: AuditRecord) -> Result<MemberChange> {
+        self.inner.set_member_role(tenant, user, role, actor, audit).await
+    }
+
+    async fn remove_member(&self, tenant: TenantId, user: UserId, actor: Role, audit: AuditRecord) -> Result<MemberChange> {
+        self.inner.remove_member(tenant, user, actor, audit).await
+    }
+
+    async fn transfer_ownership(&self, tenant: TenantId, from: UserId, to: UserId, audit: AuditRecord) -> Result<MemberChange> {
+        self.inner.transfer_ownership(tenant, from, to, audit).await
+    }
+
+    async fn create_invitation(&self, new: NewInvitation) -> Result<Outcome> {
+        self.inner.create_invitation(new).await
+    }
+
+    async fn list_invitations(
+        &self,
+        tenant: TenantId,
+        before: Option<(Timestamp, InvitationId)>,
+        limit: usize,
+    ) -> Result<Vec<InvitationRecord>> {
+        self.inner.list_invitations(tenant, before, limit).await
+    }
+
+    async fn find_invitation(&self, tenant: TenantId, id: InvitationId) -> Result<Option<InvitationRecord>> {
+        self.inner.find_invitation(tenant, id).await
+    }
+
+    async fn list_invitations_of(
+        &self,
+        email: &str,
+        now: Timestamp,
+        before: Option<(Timestamp, InvitationId)>,
+        limit: usize,
+    ) -> Result<Vec<(InvitationRecord, TenantRecord)>> {
+        self.inner.list_invitations_of(email, now, before, limit).await
+    }
+
+    async fn find_invitation_of(&self, email: &str, id: InvitationId) -> Result<Option<(InvitationRecord, TenantRecord)>> {
+        self.inner.find_invitation_of(email, id).await
+    }
+
+    async fn answer_invitation(&self, id: InvitationId, email: &str, reply: Reply, now: Timestamp, audit: AuditRecord) -> Result<Answered> {
+        self.inner.answer_invitation(id, email, reply, now, audit).await
+    }
+
+    async fn revoke_invitation(&self, tenant: TenantId, id: InvitationId, audit: AuditRecord) -> Result<bool> {
+        self.inner.revoke_invitation(tenant, id, audit).await
+    }
+}
+
+#[async_trait]
+impl Audits for FaultyStore {
+    async fn list_audit(&self, tenant: TenantId, before: Option<Seq>, limit: usize) -> Result<Vec<AuditRecord>> {
+        self.inner.list_audit(tenant, before, limit).await
+    }
+}
+
+#[async_trait]
+impl Usages for FaultyStore {
+    async fn usage(&self, tenant: TenantId, environment: Option<Environment>, days: RangeInclusive<Day>) -> Result<Usage> {
+        self.inner.usage(tenant, environment, days).await
+    }
+
+    async fn quota_used(&self, tenant: TenantId, day: Day) -> Result<i64> {
+        self.inner.quota_used(tenant, day).await
+    }
+
+    async fn purge_counters(&self, day: Day, limit: usize) -> Result<usize> {
+        self.inner.purge_counters(day, limit).await
+    }
+}
+
+#[async_trait]
+impl raven_store::Limits for FaultyStore {
+    async fn take_tokens(&self, request: TakeTokens) -> Result<Taken> {
+        self.inner.take_tokens(request).await
     }
 }
 
@@ -185,8 +294,34 @@ impl Keys for FaultyStore {
         self.inner.list_keys(tenant, environment, before, limit).await
     }
 
-    async fn revoke_key(&self, tenant: TenantId, environment: Option<Environment>, id: KeyId, now: Timestamp) -> Result<bool> {
-        self.inner.revoke_key(tenant, environment, id, now).await
+    async fn revoke_key(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        id: KeyId,
+        now: Timestamp,
+        audit: AuditRecord,
+    ) -> Result<bool> {
+        self.inner.revoke_key(tenant, environment, id, now, audit).await
+    }
+
+    async fn update_key(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        id: KeyId,
+        change: KeyChange,
+        audit: AuditRecord,
+    ) -> Result<Option<KeyRecord>> {
+        self.inner.update_key(tenant, environment, id, change, audit).await
+    }
+
+    async fn rotate_key(&self, rotation: Rotation) -> Result<Option<Outcome>> {
+        self.inner.rotate_key(rotation).await
+    }
+
+    async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<()> {
+        self.inner.touch_keys(used).await
     }
 }
 
@@ -204,8 +339,8 @@ impl Configs for FaultyStore {
         self.inner.list_configs(tenant, before, limit).await
     }
 
-    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
-        self.inner.delete_config(tenant, id).await
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {
+        self.inner.delete_config(tenant, id, audit).await
     }
 }
 

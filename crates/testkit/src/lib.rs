@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod contract;
 pub mod database;
 pub mod faults;
 pub mod simulators;

@@ -2,5 +2,6 @@
 
 mod email;
 mod faults;
+mod oidc;
 mod outcomes;
 mod recovery;

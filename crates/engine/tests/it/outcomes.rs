@@ -238,7 +238,8 @@ async fn a_tenant_that_allows_it_gets_unknown_messages_repeated() {
         let before = sim.count();
         let tenant = app.tenant("Acme").await;
         app.configure_sms(&tenant).await;
-        app.store.set_retry_unknown(tenant.id, true).await.expect("set");
+        let change = raven_store::TenantChange { retry_unknown: Some(true), ..Default::default() };
+        app.store.update_tenant(tenant.id, change, app.audit(tenant.id)).await.expect("set");
         app.engine.directory.forget(tenant.id).await;
         sim.script(Behaviour::ResetAfterRequest);
         let id = sms(&app, &tenant, TO).await;

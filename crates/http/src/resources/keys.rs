@@ -1,6 +1,6 @@
 //! API keys.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
@@ -8,18 +8,19 @@ use raven_core::{
     Environment, KeyId, Timestamp,
     permission::{Role, Scope, Scopes},
 };
-use raven_store::{Error, KeyRecord, NewKey, Operation};
+use raven_store::{Error, KeyChange, KeyRecord, NewKey, Operation, Rotation};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{AppState, answer, claim, fresh_id, text};
+use super::{AppState, answer, bound_to, claim, fresh_id, text, value};
 use crate::{
+    App,
     body::Body,
     caller::{Actor, AsAdmin, Session},
     codes,
     fields::{Fields, request},
     idempotency,
-    page::{self, Page},
+    page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
 };
@@ -27,6 +28,35 @@ use crate::{
 /// The highest rate that a key can be given.
 const MAX_RPM: i64 = 100_000_000;
 const WARNING: &str = "This is the only time that the key is shown. Store it now.";
+
+/// The longest time for which a key that was rotated stays valid, in seconds: 30 days.
+const MAX_OVERLAP: i64 = 30 * 86_400;
+/// How long it stays valid when nothing is said: a day.
+const DEFAULT_OVERLAP: i64 = 86_400;
+
+request! {
+    /// What to change of an API key.
+    pub struct KeyChangeRequest {
+        /// 1 to 80 characters.
+        #[schema(min_length = 1, max_length = 80, example = "Order service")]
+        name: Cow<'a, str> = "name",
+        /// Requests a minute; `null`: the plan's.
+        #[schema(minimum = 1, maximum = 100_000_000)]
+        rate_limit_rpm: i64 = "rateLimitRpm",
+    }
+}
+
+request! {
+    /// How to rotate an API key.
+    pub struct RotationRequest {
+        /// Seconds for which the old key stays valid: 0 to 2592000 (30 days); 86400 (a day) when absent.
+        #[schema(minimum = 0, maximum = 2_592_000, example = 86_400)]
+        overlap_seconds: i64 = "overlapSeconds",
+        /// The same key with the same payload never rotates twice; may also stand in the `Idempotency-Key` header.
+        #[schema(min_length = 1, max_length = 255)]
+        idempotency_key: Cow<'a, str> = "idempotencyKey",
+    }
+}
 
 request! {
     /// An API key to create.
@@ -79,6 +109,9 @@ pub struct KeyView {
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
+    /// When it was last used, to a few seconds.
+    #[schema(required, value_type = Option<String>, format = "date-time")]
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// An API key that was just created.
@@ -108,7 +141,14 @@ impl From<KeyRecord> for KeyView {
             rate_limit_rpm: r.rate_limit_rpm,
             expires_at: r.expires_at,
             created_at: r.created_at,
+            last_used_at: r.last_used_at,
         }
+    }
+}
+
+fn check_rate(fields: &mut Fields<'_>, rpm: Option<i64>) {
+    if rpm.is_some_and(|n| !(1..=MAX_RPM).contains(&n)) {
+        fields.note("rateLimitRpm", "must be 1 to 100000000");
     }
 }
 
@@ -146,9 +186,7 @@ impl KeyRequest<'_> {
                 found
             }
         };
-        if self.rate_limit_rpm.is_some_and(|n| !(1..=MAX_RPM).contains(&n)) {
-            fields.note("rateLimitRpm", "must be 1 to 100000000");
-        }
+        check_rate(fields, self.rate_limit_rpm);
         let expires_at = self.expires_at.as_deref().map(Timestamp::parse);
         match expires_at {
             Some(None) => fields.note("expiresAt", "must be an ISO 8601 time with an offset, for example 2027-01-31T00:00:00Z"),
@@ -176,19 +214,48 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
     let wanted = request.parse(&mut fields, now);
     fields.finish()?;
     let Some(wanted) = wanted else { return Err(Problem::of(codes::VALIDATION_FAILED)) };
-    let by_owner = matches!(session.actor, Actor::Human(_)) && session.role >= Role::Owner;
-    if wanted.scopes.contains(Scope::Admin) && !by_owner {
-        return Err(Problem::new(codes::INSUFFICIENT_ROLE, "A key with the scope admin:* takes an owner's session."));
-    }
+    require_owner_for(&session, wanted.scopes)?;
     if session.confined_to().is_some_and(|own| own != wanted.environment) {
         return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can create keys of its own environment only."));
     }
+    fresh_key(&app, &session, &wanted, None, key, fingerprint).await
+}
 
+/// A key with the scope `admin:*` is made, and put in another one's place, by an owner in person.
+fn require_owner_for<R, S>(session: &Session<R, S>, scopes: Scopes) -> Result<()> {
+    let by_owner = matches!(session.actor, Actor::Human(_)) && session.role >= Role::Owner;
+    if scopes.contains(Scope::Admin) && !by_owner {
+        return Err(Problem::new(codes::INSUFFICIENT_ROLE, "A key with the scope admin:* takes an owner's session."));
+    }
+    Ok(())
+}
+
+/// A key that is to be replaced, and from when it is refused.
+#[derive(Clone, Copy)]
+struct Old {
+    id: KeyId,
+    expires_at: Timestamp,
+}
+
+/// Makes a key, perhaps in the place of an old one.
+async fn fresh_key(
+    app: &App,
+    session: &Session<AsAdmin>,
+    wanted: &Wanted,
+    old: Option<Old>,
+    key: Option<String>,
+    fingerprint: [u8; 16],
+) -> Result<Response> {
+    let now = app.engine.clock.now();
+    let (operation, action) = match old {
+        None => (Operation::CreateKey, "api_key.create"),
+        Some(_) => (Operation::RotateKey, "api_key.rotate"),
+    };
     // A prefix of 32 random bits meets one that is taken now and then; another one is made then.
     for _ in 0..5 {
         let fresh = app.engine.keyring.compose(wanted.environment).await?;
         let record = KeyRecord {
-            id: KeyId(fresh_id(&app)?),
+            id: KeyId(fresh_id(app)?),
             tenant: session.tenant_id(),
             environment: wanted.environment,
             prefix: fresh.prefix,
@@ -201,14 +268,25 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
             expires_at: wanted.expires_at,
             created_at: now,
             revoked_at: None,
+            last_used_at: None,
         };
-        let mut view = NewKeyView { key: KeyView::from(record.clone()), plaintext: None, warning: WARNING };
+        let shown = KeyView::from(record.clone());
+        let mut entry = session.entry(action, record.id.0);
+        entry.before = old.map_or(serde_json::Value::Null, |old| serde_json::json!({ "id": old.id }));
+        entry.after = value(&shown);
+        let mut view = NewKeyView { key: shown, plaintext: None, warning: WARNING };
         let stored = text(&view)?;
         view.plaintext = Some(fresh.plaintext.expose_secret().to_owned());
         let scope = raven_store::Scope::Tenant(session.tenant_id(), wanted.environment);
-        let claim = claim(&app, key.clone(), scope, Operation::CreateKey, fingerprint, now, &stored);
-        match app.engine.store.create_key(NewKey { record, claim }).await {
-            Ok(outcome) => return answer(outcome, text(&view)?),
+        let claim = claim(app, key.clone(), scope, operation, fingerprint, now, &stored);
+        let new = NewKey { record, claim, audit: session.record(app, &entry) };
+        let stored = match old {
+            None => app.engine.store.create_key(new).await.map(Some),
+            Some(old) => app.engine.store.rotate_key(Rotation { old: old.id, old_expires_at: old.expires_at, new }).await,
+        };
+        match stored {
+            Ok(Some(outcome)) => return answer(outcome, text(&view)?),
+            Ok(None) => return Err(Problem::of(codes::NOT_FOUND)),
             Err(Error::Conflict(_)) => {}
             Err(e) => return Err(e.into()),
         }
@@ -217,10 +295,10 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
 }
 
 /// The tenant's API keys that are not revoked, newest first.
-#[utoipa::path(get, path = "/v1/admin/api-keys", tag = "keys", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+#[utoipa::path(get, path = "/v1/admin/api-keys", tag = "keys", params(PageParameters),
     responses((status = 200, body = Page<KeyView>)))]
 pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<KeyView>>> {
-    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let mut parameters = query.parameters(page::PARAMETERS);
     let limit = page::limit(&mut parameters);
     let cursor = parameters.get("cursor");
     parameters.finish()?;
@@ -235,19 +313,98 @@ pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQue
 #[utoipa::path(get, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = KeyView)))]
 pub async fn find(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<KeyView>> {
     query.none()?;
-    let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    one(&app, &session, &id).await.map(|k| axum::Json(KeyView::from(k)))
+}
+
+/// Change an API key's name or rate limit.
+#[utoipa::path(patch, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), request_body = KeyChangeRequest, responses((status = 200, body = KeyView)))]
+pub async fn update(
+    session: Session<AsAdmin>,
+    State(app): AppState,
+    PathId(id): PathId,
+    query: RawQuery,
+    body: Body,
+) -> Result<axum::Json<KeyView>> {
+    query.none()?;
+    let mut fields = body.fields(KeyChangeRequest::FIELDS)?;
+    let to_the_plans = fields.is_null("rateLimitRpm");
+    let request = KeyChangeRequest::read(&mut fields);
+    if let Some(name) = request.name.as_deref() {
+        fields.check("name", crate::fields::line(name, 1, 80));
+    }
+    check_rate(&mut fields, request.rate_limit_rpm);
+    fields.finish()?;
+    let before = one(&app, &session, &id).await?;
+    let rate = request.rate_limit_rpm.and_then(|n| i32::try_from(n).ok());
+    let change =
+        KeyChange { name: request.name.map(Cow::into_owned), rate_limit_rpm: if to_the_plans { Some(None) } else { rate.map(Some) } };
+    if change == KeyChange::default() {
+        return Ok(axum::Json(KeyView::from(before)));
+    }
+    let (id, prefix) = (before.id, before.prefix.clone());
+    let mut after = before.clone();
+    after.name = change.name.clone().unwrap_or(after.name);
+    after.rate_limit_rpm = change.rate_limit_rpm.unwrap_or(after.rate_limit_rpm);
+    let mut entry = session.entry("api_key.update", id.0);
+    (entry.before, entry.after) = (value(&KeyView::from(before)), value(&KeyView::from(after)));
+    let audit = session.record(&app, &entry);
+    let changed = app.engine.store.update_key(session.tenant_id(), session.confined_to(), id, change, audit).await?;
+    app.engine.keyring.forget(&prefix).await;
+    changed.map(|k| axum::Json(KeyView::from(k))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+}
+
+/// Rotate an API key: a new one with the same name, scopes and limits; the old one stays valid for a while.
+#[utoipa::path(post, path = "/v1/admin/api-keys/{id}/rotate", tag = "keys", params(("id" = uuid::Uuid, Path)), request_body = RotationRequest, responses((status = 201, body = NewKeyView)))]
+pub async fn rotate(
+    session: Session<AsAdmin>,
+    State(app): AppState,
+    PathId(id): PathId,
+    headers: HeaderMap,
+    query: RawQuery,
+    body: Body,
+) -> Result<Response> {
+    query.none()?;
+    let mut fields = body.fields(RotationRequest::FIELDS)?;
+    let request = RotationRequest::read(&mut fields);
+    let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
+    let overlap = request.overlap_seconds.unwrap_or(DEFAULT_OVERLAP);
+    if !(0..=MAX_OVERLAP).contains(&overlap) {
+        fields.note("overlapSeconds", format!("must be 0 to {MAX_OVERLAP}"));
+    }
+    let fingerprint = fields.fingerprint();
+    fields.finish()?;
+    let old = one(&app, &session, &id).await?;
+    require_owner_for(&session, old.scopes)?;
+    let wanted = Wanted {
+        name: old.name.clone(),
+        scopes: old.scopes,
+        environment: old.environment,
+        rate_limit_rpm: old.rate_limit_rpm,
+        expires_at: old.expires_at,
+    };
+    let overlap = Duration::from_secs(u64::try_from(overlap).unwrap_or_default());
+    let replaced = Old { id: old.id, expires_at: app.engine.clock.now().after(overlap) };
+    let rotated = fresh_key(&app, &session, &wanted, Some(replaced), key, bound_to(fingerprint, old.id.0)).await;
+    app.engine.keyring.forget(&old.prefix).await;
+    rotated
+}
+
+async fn one(app: &App, session: &Session<AsAdmin>, id: &str) -> Result<KeyRecord> {
+    let id = KeyId::parse(id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     let found = app.engine.store.find_key(session.tenant_id(), session.confined_to(), id).await?;
-    found.map(|k| axum::Json(KeyView::from(k))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+    found.ok_or_else(|| Problem::of(codes::NOT_FOUND))
 }
 
 /// Revoke an API key. Its next request is refused.
 #[utoipa::path(delete, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
 pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     query.none()?;
-    let id = KeyId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    let key = one(&app, &session, &id).await?;
+    let mut entry = session.entry("api_key.revoke", key.id.0);
+    entry.before = value(&KeyView::from(key.clone()));
     let (tenant, environment) = (session.tenant_id(), session.confined_to());
-    let key = app.engine.store.find_key(tenant, environment, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
-    if !app.engine.store.revoke_key(tenant, environment, id, app.engine.clock.now()).await? {
+    let (now, audit) = (app.engine.clock.now(), session.record(&app, &entry));
+    if !app.engine.store.revoke_key(tenant, environment, key.id, now, audit).await? {
         return Err(Problem::of(codes::NOT_FOUND));
     }
     app.engine.keyring.forget(&key.prefix).await;

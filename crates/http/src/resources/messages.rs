@@ -9,7 +9,10 @@ use raven_core::{
     page::MAX_LIMIT,
     permission::Role,
 };
-use raven_engine::ingest::{Receipt, Submission};
+use raven_engine::{
+    audit::Entry,
+    ingest::{IngestError, Receipt, Submission},
+};
 use raven_store::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Operation, messages::MessageClaim};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -18,7 +21,7 @@ use super::{AppState, json, text};
 use crate::{
     App,
     body::{Body, MESSAGE_LIMIT},
-    caller::{AsMember, AsViewer, Caller, ReadMessages, SendMessages, Session},
+    caller::{Actor, AsMember, AsViewer, Caller, ReadMessages, SendMessages, Session},
     codes, idempotency,
     page::{self, Page},
     problem::{Problem, Result},
@@ -192,6 +195,8 @@ struct Sender {
     source: Source,
     key: Option<KeyId>,
     operation: Operation,
+    /// Where somebody acts in a session: what the audit log says, but for the message's id.
+    audit: Option<Entry>,
 }
 
 /// Send a message.
@@ -220,6 +225,7 @@ pub async fn send(
         source: Source::Api,
         key: Some(caller.key.id),
         operation: Operation::SendMessage,
+        audit: None,
     };
     accept(&app, sender, parsed, key, fingerprint).await
 }
@@ -254,14 +260,25 @@ pub async fn send_as_human(
     if session.confined_to().is_some_and(|own| own != environment) {
         return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can send in its own environment only."));
     }
-    let sender =
-        Sender { tenant: session.tenant_id(), environment, source: Source::Dashboard, key: None, operation: Operation::SendMessageAsHuman };
+    let mut entry = session.entry("message.send", uuid::Uuid::nil());
+    entry.after = serde_json::json!({ "channel": parsed.channel, "environment": environment });
+    let sender = Sender {
+        tenant: session.tenant_id(),
+        environment,
+        source: Source::Dashboard,
+        key: match &session.actor {
+            Actor::Human(_) => None,
+            Actor::Key(key) => Some(key.id),
+        },
+        operation: Operation::SendMessageAsHuman,
+        audit: Some(entry),
+    };
     accept(&app, sender, parsed, key, fingerprint).await
 }
 
 async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
     let engine = &app.engine;
-    let Sender { tenant, environment, source, key: key_id, operation } = sender;
+    let Sender { tenant, environment, source, key: key_id, operation, audit } = sender;
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
@@ -287,8 +304,15 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
                 encoding: parsed.segments.map(|s| s.encoding),
                 idempotency,
                 route,
+                // Every live message counts, whatever the plan: it may change in the middle of the day.
+                quota: (environment == Environment::Live).then(|| engine.plans.of(&view.record.plan).quota()),
+                audit,
             };
-            return accepted(app, engine.ingest.accept(submission).await?);
+            return match engine.ingest.accept(submission).await {
+                Ok(receipt) => accepted(app, receipt),
+                Err(IngestError::QuotaExceeded) => Err(quota_exceeded(engine.clock.now())),
+                Err(e) => Err(e.into()),
+            };
         }
     };
     // A message that can't be sent now was perhaps accepted before: then its replay still answers.
@@ -303,6 +327,13 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
         Some(Accepted::KeyReused) => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
         _ => Err(refusal),
     }
+}
+
+/// The day ends at midnight, UTC.
+fn quota_exceeded(now: Timestamp) -> Problem {
+    let left = now.day().plus(1).start().since(now);
+    let seconds = u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    Problem::of(codes::DAILY_QUOTA_EXCEEDED).after(seconds.max(1))
 }
 
 fn accepted(app: &App, receipt: Receipt) -> Result<Response> {
@@ -375,11 +406,7 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
 pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<MessageView>>> {
     let mut parameters = query.parameters(LIST_AS_HUMAN);
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
-    let environment = parameters.read(
-        "environment",
-        |t| if t == "all" { Some(None) } else { Environment::parse(t).map(Some) },
-        || "must be live, test or all".to_owned(),
-    );
+    let environment = parameters.environment();
     parameters.finish()?;
     filter.environment = match (session.confined_to(), environment) {
         (Some(own), None) => Some(own),

@@ -1,12 +1,17 @@
 //! One file for each resource: its wire types, and handlers that turn wire into domain and back.
 
+pub mod audit_log;
 pub mod health;
+pub mod invitations;
 pub mod keys;
 pub mod me;
+pub mod members;
 pub mod messages;
 pub mod providers;
 pub mod send_request;
+pub mod tenant;
 pub mod tenants;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -48,6 +53,11 @@ fn claim(
     })
 }
 
+/// The fingerprint of a request to a path with an id: the same body to another id is another payload.
+fn bound_to(fingerprint: [u8; 16], id: Uuid) -> [u8; 16] {
+    std::array::from_fn(|i| fingerprint[i] ^ id.as_bytes()[i])
+}
+
 /// The answer to a creation: 201 with `created`, or the stored body of the first time.
 fn answer(outcome: Outcome, created: String) -> Result<Response> {
     match outcome {
@@ -59,6 +69,11 @@ fn answer(outcome: Outcome, created: String) -> Result<Response> {
         }
         Outcome::KeyReused => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
     }
+}
+
+/// A view as the value that the audit log keeps.
+fn value(view: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(view).unwrap_or_default()
 }
 
 /// An answer of ready-made JSON.

@@ -10,14 +10,14 @@ use raven_store::{ConfigRecord, NewConfig, Operation, Scope};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{AppState, answer, claim, fresh_id, text};
+use super::{AppState, answer, claim, fresh_id, text, value};
 use crate::{
     body::Body,
     caller::{AsAdmin, AsViewer, Session},
     codes,
     fields::request,
     idempotency,
-    page::{self, Page},
+    page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
 };
@@ -204,19 +204,23 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,
     };
-    let created = text(&ConfigView::from(record.clone()))?;
+    let view = ConfigView::from(record.clone());
+    let created = text(&view)?;
+    let mut entry = session.entry("provider_config.create", id.0);
+    entry.after = value(&view);
+    let audit = session.record(&app, &entry);
     let claim = claim(&app, key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &created);
-    let outcome = app.engine.store.create_config(NewConfig { record, claim }).await?;
+    let outcome = app.engine.store.create_config(NewConfig { record, claim, audit }).await?;
     app.engine.directory.forget(tenant).await;
     answer(outcome, created)
 }
 
 /// The tenant's provider configs, newest first.
-#[utoipa::path(get, path = "/v1/admin/providers", tag = "providers", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+#[utoipa::path(get, path = "/v1/admin/providers", tag = "providers", params(PageParameters),
     responses((status = 200, body = Page<ConfigView>)))]
 pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<ConfigView>>> {
     session.require_live()?;
-    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let mut parameters = query.parameters(page::PARAMETERS);
     let limit = page::limit(&mut parameters);
     let cursor = parameters.get("cursor");
     parameters.finish()?;
@@ -242,7 +246,10 @@ pub async fn delete(session: Session<AsAdmin>, State(app): AppState, PathId(id):
     session.require_live()?;
     query.none()?;
     let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
-    if !app.engine.store.delete_config(session.tenant_id(), id).await? {
+    let found = app.engine.store.find_config(session.tenant_id(), id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    let mut entry = session.entry("provider_config.delete", id.0);
+    entry.before = value(&ConfigView::from(found));
+    if !app.engine.store.delete_config(session.tenant_id(), id, session.record(&app, &entry)).await? {
         return Err(Problem::of(codes::NOT_FOUND));
     }
     app.engine.directory.forget(session.tenant_id()).await;

@@ -6,20 +6,20 @@ use axum::{extract::State, response::Response};
 use http::HeaderMap;
 use raven_core::{
     TenantId, Timestamp,
-    tenant::{TenantStatus, is_country_code, is_locale, is_slug, slug_of},
+    tenant::{SuspendedBy, TenantStatus, is_country_code, is_locale, is_slug, slug_of},
     time::is_time_zone,
 };
 use raven_store::{Error, NewTenant, Operation, Scope, TenantRecord};
 use serde::Serialize;
 
-use super::{AppState, answer, claim, fresh_id, text};
+use super::{AppState, answer, claim, fresh_id, text, value};
 use crate::{
     body::Body,
-    caller::Human,
+    caller::{self, Human},
     codes,
-    fields::request,
+    fields::{Fields, request},
     idempotency,
-    page::{self, Page},
+    page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::RawQuery,
 };
@@ -76,6 +76,14 @@ pub struct TenantView {
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
+    /// Who suspended it: `owner` or `operator`; only while it is suspended, or was when it was archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "owner")]
+    pub suspended_by: Option<SuspendedBy>,
+    /// When it was archived. It is deleted 30 days later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub archived_at: Option<Timestamp>,
 }
 
 impl From<TenantRecord> for TenantView {
@@ -90,7 +98,31 @@ impl From<TenantRecord> for TenantView {
             default_locale: r.default_locale,
             default_tz: r.default_tz,
             created_at: r.created_at,
+            suspended_by: r.suspended_by,
+            archived_at: r.archived_at,
         }
+    }
+}
+
+/// Checks what a tenant can be given when it is created and later.
+pub(super) fn check_profile(
+    fields: &mut Fields<'_>,
+    name: Option<&str>,
+    country_code: Option<&str>,
+    default_locale: Option<&str>,
+    default_tz: Option<&str>,
+) {
+    if let Some(name) = name {
+        fields.check("name", crate::fields::line(name, 2, 80));
+    }
+    if country_code.is_some_and(|c| !is_country_code(c)) {
+        fields.note("countryCode", "must be an ISO 3166-1 alpha-2 code: two capital letters, for example KE");
+    }
+    if default_locale.is_some_and(|l| !is_locale(l)) {
+        fields.note("defaultLocale", "must be a BCP 47 language tag, for example en or en-KE");
+    }
+    if default_tz.is_some_and(|tz| !is_time_zone(tz)) {
+        fields.note("defaultTz", "must be a time zone of the IANA database, for example Africa/Nairobi");
     }
 }
 
@@ -104,25 +136,20 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
     let fingerprint = fields.fingerprint();
     let now = app.engine.clock.now();
 
-    let name = request.name.map(|n| n.trim().to_owned());
-    match &name {
-        None => fields.require("name", "is required"),
-        Some(name) => {
-            fields.check("name", crate::fields::line(name, 2, 80));
-        }
+    let name = request.name.as_deref().map(|n| n.trim().to_owned());
+    if name.is_none() {
+        fields.require("name", "is required");
     }
     if request.slug.as_deref().is_some_and(|s| !is_slug(s)) {
         fields.note("slug", "must be 2 to 63 lower-case letters, digits and single inner hyphens");
     }
-    if request.country_code.as_deref().is_some_and(|c| !is_country_code(c)) {
-        fields.note("countryCode", "must be an ISO 3166-1 alpha-2 code: two capital letters, for example KE");
-    }
-    if request.default_locale.as_deref().is_some_and(|l| !is_locale(l)) {
-        fields.note("defaultLocale", "must be a BCP 47 language tag, for example en or en-KE");
-    }
-    if request.default_tz.as_deref().is_some_and(|tz| !is_time_zone(tz)) {
-        fields.note("defaultTz", "must be a time zone of the IANA database, for example Africa/Nairobi");
-    }
+    check_profile(
+        &mut fields,
+        name.as_deref(),
+        request.country_code.as_deref(),
+        request.default_locale.as_deref(),
+        request.default_tz.as_deref(),
+    );
     fields.finish()?;
     let Some(name) = name else { return Err(Problem::field("name", "is required")) };
 
@@ -133,22 +160,29 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
         slug: request.slug.as_deref().map_or_else(|| slug_of(&name, 0), str::to_owned),
         name,
         status: TenantStatus::Active,
-        plan: "free".to_owned(),
+        plan: app.engine.plans.default().name.clone(),
         country_code: request.country_code.map(Cow::into_owned),
         default_locale: owned(request.default_locale, "en"),
         default_tz: owned(request.default_tz, "Africa/Nairobi"),
         created_at: now,
         data_key: app.engine.vault.new_data_key(id)?,
         retry_unknown: false,
+        suspended_by: None,
+        archived_at: None,
     };
     let own_slug = request.slug.is_some();
     for attempt in 0..SLUG_TRIES {
         if !own_slug {
             record.slug = slug_of(&record.name, attempt);
         }
-        let created = text(&TenantView::from(record.clone()))?;
+        let view = TenantView::from(record.clone());
+        let created = text(&view)?;
+        let mut entry = human.entry("tenant.create", id.0);
+        entry.after = value(&view);
         let claim = claim(&app, key.clone(), Scope::User(human.claims.sub), Operation::CreateTenant, fingerprint, now, &created);
-        match app.engine.store.create_tenant(NewTenant { record: record.clone(), owner: human.claims.profile(), claim }).await {
+        let audit = caller::record(&app, id, &entry);
+        let new = NewTenant { record: record.clone(), owner: human.claims.profile(), claim, audit };
+        match app.engine.store.create_tenant(new).await {
             Ok(outcome) => return answer(outcome, created),
             Err(Error::Conflict(_)) if own_slug => return Err(Problem::of(codes::SLUG_TAKEN)),
             Err(Error::Conflict(_)) => {}
@@ -159,10 +193,10 @@ pub async fn create(human: Human, State(app): AppState, headers: HeaderMap, quer
 }
 
 /// The tenants that the caller belongs to, newest first.
-#[utoipa::path(get, path = "/v1/admin/tenants", tag = "tenants", params(("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Rows on a page; 50 when absent."), ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+#[utoipa::path(get, path = "/v1/admin/tenants", tag = "tenants", params(PageParameters),
     responses((status = 200, body = Page<TenantView>)), security(("bearer" = [])))]
 pub async fn list(human: Human, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<TenantView>>> {
-    let mut parameters = query.parameters(&["limit", "cursor"]);
+    let mut parameters = query.parameters(page::PARAMETERS);
     let limit = page::limit(&mut parameters);
     let cursor = parameters.get("cursor");
     parameters.finish()?;

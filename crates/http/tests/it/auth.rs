@@ -1,7 +1,8 @@
 //! Who gets in, and where.
 
 use http::Method;
-use raven_core::UserId;
+use raven_core::{UserId, tenant::SuspendedBy};
+use raven_store::StateChange;
 use raven_testkit::app::{TestApp, on_both, request};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -61,7 +62,7 @@ async fn a_key_revoked_behind_our_back_accepts_nothing() {
         let keys = app.store.list_keys(t.id, None, None, 10).await.expect("keys");
         let key = keys.iter().find(|k| t.test.starts_with(&k.prefix)).expect("the key");
         // As another node would: this one still remembers the key.
-        assert!(app.store.revoke_key(t.id, None, key.id, app.engine.clock.now()).await.expect("revoked"));
+        assert!(app.store.revoke_key(t.id, None, key.id, app.engine.clock.now(), app.audit(t.id)).await.expect("revoked"));
         app.post_message(&t.test, body).await.expect_error(401, "invalid_api_key");
         // What is no acceptance finds out within a second.
         app.clock.advance(Duration::from_secs(1));
@@ -165,14 +166,14 @@ async fn tokens_and_tenant_headers_are_checked() {
 async fn a_suspended_tenant_reads_as_a_human_and_does_nothing_else() {
     on_both(async |app| {
         let t = app.tenant("Acme").await;
-        app.store.set_tenant_status(t.id, raven_core::tenant::TenantStatus::Suspended).await.expect("suspended");
+        app.change_state(t.id, StateChange::Suspend(SuspendedBy::Operator)).await;
         let body = json!({ "channel": "sms", "to": "+254722000000", "body": "Hi", "environment": "test" });
         app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/messages", None).await.expect(200);
         app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/messages", Some(body)).await.expect_error(403, "tenant_suspended");
         app.post_message(&t.test, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" }))
             .await
             .expect_error(403, "tenant_suspended");
-        app.store.set_tenant_status(t.id, raven_core::tenant::TenantStatus::Active).await.expect("active");
+        app.change_state(t.id, StateChange::Reactivate(SuspendedBy::Operator)).await;
     })
     .await;
 }

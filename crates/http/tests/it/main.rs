@@ -8,3 +8,4 @@ mod openapi;
 mod pages;
 mod providers;
 mod tenants;
+mod totality;

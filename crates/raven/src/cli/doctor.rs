@@ -20,6 +20,15 @@ use crate::{
 
 /// Work that has been due for longer than this is late.
 const LATE: Duration = Duration::from_secs(60);
+/// Clocks that are further apart than this make limits and schedules inexact.
+const SKEWED: Duration = Duration::from_secs(1);
+/// Clocks that are further apart than this make nodes take each other for dead.
+const APART: Duration = Duration::from_secs(5);
+/// Free bytes below which the disk is nearly full, and below which it is as good as full.
+const LITTLE_ROOM: u64 = 2 << 30;
+const NO_ROOM: u64 = 200 << 20;
+/// Tenants that are read at a time.
+const PAGE: usize = 200;
 
 /// Look for what is wrong with this installation, and tell what to do.
 ///
@@ -109,6 +118,8 @@ async fn look(config: &Config, findings: &mut Findings) {
     look_at_files(config, findings);
     let Some(store) = look_at_database(config, findings).await else { return };
     look_at_keys(config, &store, findings).await;
+    look_at_clock(&*store, findings).await;
+    look_at_plans(config, &*store, findings).await;
     look_at_work(&*store, SystemClock.now(), findings).await;
     store.close().await;
 }
@@ -149,9 +160,78 @@ fn look_at_files(config: &Config, findings: &mut Findings) {
     check(&config.sqlite_file(), "600");
     check(&config.secrets_file(), "600");
     check(&dir.join("quickstart.toml"), "600");
+    if let Some(file) = &config.secret_file {
+        check(file, "600");
+    }
+    look_at_disk(config, findings);
     if closed {
         findings.ok("data directory", format!("{} is there, and its owner's alone", dir.display()));
     }
+}
+
+fn look_at_disk(config: &Config, findings: &mut Findings) {
+    let dir = &config.data_dir;
+    let room = match rustix::fs::statvfs(dir) {
+        Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
+        Err(e) => {
+            let text = format!("the room on the disk of {} can't be looked at: {e}", dir.display());
+            return findings.warning("disk", text, "run this as the user that the server runs as");
+        }
+    };
+    let text = format!("{} MiB are free where {} is", room >> 20, dir.display());
+    if !config.is_embedded() || room >= LITTLE_ROOM {
+        findings.ok("disk", text);
+    } else if room >= NO_ROOM {
+        findings.warning("disk", text, "make room, or move the data directory: when the disk is full, messages are refused with 503");
+    } else {
+        findings.problem("disk", text, "make room now, or move the data directory: messages are refused with 503 when nothing is left");
+    }
+}
+
+async fn look_at_clock(store: &dyn Store, findings: &mut Findings) {
+    let before = SystemClock.now();
+    match store.database_time().await {
+        Ok(None) => {}
+        Ok(Some(theirs)) => {
+            // The answer was made somewhere between the two looks at our own clock.
+            let after = SystemClock.now();
+            let apart = theirs.since(after).max(before.since(theirs));
+            let text = format!("this machine's and the database's are {} ms apart", apart.as_millis());
+            let advice = "let all machines keep their clocks by NTP (chrony or systemd-timesyncd)";
+            if apart <= SKEWED {
+                findings.ok("clock", text);
+            } else if apart <= APART {
+                findings.warning("clock", text, advice);
+            } else {
+                findings.problem("clock", text, advice);
+            }
+        }
+        Err(e) => findings.problem("clock", raven_core::problem::chain(&e), "see the database's own log"),
+    }
+}
+
+/// Tenants whose plan is in nobody's settings get the default plan's limits.
+async fn look_at_plans(config: &Config, store: &dyn Store, findings: &mut Findings) {
+    let (mut before, mut seen, mut lost) = (None, 0, Vec::new());
+    loop {
+        let page = match store.list_tenants(before, PAGE).await {
+            Ok(page) => page,
+            Err(e) => return findings.problem("plans", raven_core::problem::chain(&e), "see the database's own log"),
+        };
+        seen += page.len();
+        lost.extend(page.iter().filter(|t| config.plans.find(&t.plan).is_none()).map(|t| format!("{} ({})", t.slug, t.plan)));
+        before = page.last().map(|t| (t.created_at, t.id));
+        if page.len() < PAGE {
+            break;
+        }
+    }
+    if lost.is_empty() {
+        return findings.ok("plans", format!("{seen} tenants, each on a plan that the settings know"));
+    }
+    let shown = lost.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let text =
+        format!("{} of {seen} tenants are on plans that the settings don't know, and have the default's limits: {shown}", lost.len());
+    findings.warning("plans", text, "put them on another plan with `raven tenants set-plan`, or define the plan in raven.toml");
 }
 
 async fn look_at_database(config: &Config, findings: &mut Findings) -> Option<Arc<dyn Store>> {

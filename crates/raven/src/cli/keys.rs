@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raven_core::{
-    Clock, Environment, KeyId,
+    Clock, Environment, KeyId, Timestamp,
     permission::{Scope, Scopes},
 };
 use raven_engine::SystemClock;
@@ -84,6 +84,9 @@ struct Revoke {
     /// The tenant's slug
     #[arg(long, value_name = "SLUG")]
     tenant: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     settings: Flags<false>,
 }
@@ -116,10 +119,13 @@ async fn list(arguments: List, around: Around) -> Result<(), Failure> {
     }
     let row = |k: &KeyRecord| {
         let shown = format!("{}_…{}", k.prefix, k.last_four);
-        let expires = k.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-        vec![shown, k.name.clone(), scope_names(k.scopes).join(","), k.created_at.to_string(), expires, k.id.to_string()]
+        let or_never = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+        let (used, expires) = (or_never(k.last_used_at), or_never(k.expires_at));
+        vec![shown, k.name.clone(), scope_names(k.scopes).join(","), k.created_at.to_string(), used, expires, k.id.to_string()]
     };
-    Ok(around.output.table(&["KEY", "NAME", "SCOPES", "CREATED", "EXPIRES", "ID"], &keys.iter().map(row).collect::<Vec<_>>())?)
+    Ok(around
+        .output
+        .table(&["KEY", "NAME", "SCOPES", "CREATED", "LAST USED", "EXPIRES", "ID"], &keys.iter().map(row).collect::<Vec<_>>())?)
 }
 
 async fn create(arguments: Create, around: Around) -> Result<(), Failure> {
@@ -152,7 +158,10 @@ async fn revoke(arguments: Revoke, around: Around) -> Result<(), Failure> {
     let tenant = operator::tenant(&*store, &arguments.tenant).await?.id;
     let found = find(&*store, &arguments.key).await?;
     let revoked = match found {
-        Some(id) => store.revoke_key(tenant, None, id, SystemClock.now()).await?,
+        Some(id) => {
+            let audit = operator::audit(tenant, "api_key.revoke", id.0, Value::Null, Value::Null)?;
+            store.revoke_key(tenant, None, id, SystemClock.now(), audit).await?
+        }
         None => false,
     };
     store.close().await;
@@ -160,6 +169,9 @@ async fn revoke(arguments: Revoke, around: Around) -> Result<(), Failure> {
         let text =
             format!("the tenant {} has no key {} that is not revoked: see `raven keys list --tenant {0}`", arguments.tenant, arguments.key);
         return Err(anyhow::anyhow!(text).into());
+    }
+    if arguments.json {
+        return Ok(around.output.json(&json!({ "id": found, "revoked": true }))?);
     }
     Ok(around.output.line(format!("The key {} is revoked.", arguments.key))?)
 }
@@ -176,6 +188,7 @@ fn view(k: &KeyRecord) -> Value {
     json!({
         "id": k.id, "prefix": k.prefix, "lastFour": k.last_four, "name": k.name, "environment": k.environment.name(),
         "scopes": scope_names(k.scopes), "rateLimitRpm": k.rate_limit_rpm, "expiresAt": k.expires_at, "createdAt": k.created_at,
+        "lastUsedAt": k.last_used_at,
     })
 }
 

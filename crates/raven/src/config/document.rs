@@ -1,6 +1,9 @@
 //! `docs/configuration.md`, made from the table of settings.
 
-use super::settings::{self, BASE_URLS, FOREIGN, Fallback, Flag, PREFIX};
+use super::{
+    plans::{KEYS, PLANS},
+    settings::{self, BASE_URLS, FOREIGN, Fallback, Flag, PREFIX},
+};
 
 /// The whole document.
 pub(crate) fn markdown() -> String {
@@ -29,6 +32,12 @@ pub(crate) fn markdown() -> String {
     ));
     for provider in raven_providers::CATALOG {
         out.push_str(&format!("- `{}` ({})\n", settings::base_url_variable(provider.spec.id), provider.spec.name));
+    }
+    out.push_str(&format!(
+        "\n## Plans\n\nA plan says what a tenant may do in a minute and in a day. Two are built in: `free` (shown as Hatchling: 10,000 live messages a day, 60 requests a minute to the admin endpoints, 1,000 with each API key) and `unlimited`. Your own are tables `[{PLANS}.NAME]` in `raven.toml`, the same on every node; one that is called like a built-in plan replaces it. `raven tenants set-plan` puts a tenant on a plan.\n\n| key | takes | |\n|---|---|---|\n"
+    ));
+    for (key, form, doc) in KEYS {
+        out.push_str(&format!("| `{key}` | {form} | {doc} |\n"));
     }
     let foreign: Vec<String> = FOREIGN.iter().map(|p| format!("`{p}*`")).collect();
     out.push_str(&format!(

@@ -9,13 +9,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use raven_engine::{attempt::BaseUrls, transport::ExtraRoots, vault::SecretKey};
+use raven_engine::{
+    attempt::BaseUrls,
+    oidc::IssuerOptions,
+    plans::{self as engine_plans, Plans},
+    transport::ExtraRoots,
+    vault::SecretKey,
+};
 use raven_store::Location;
 use secrecy::{ExposeSecret, SecretString};
 
 pub(crate) mod document;
 pub(crate) mod flags;
 pub(crate) mod parse;
+pub(crate) mod plans;
 pub(crate) mod settings;
 pub(crate) mod sources;
 
@@ -71,6 +78,7 @@ pub(crate) struct Config {
     pub(crate) jwt_secret: Option<SecretString>,
     pub(crate) jwt_issuer: Option<String>,
     pub(crate) jwt_audience: Option<String>,
+    pub(crate) oidc: Option<IssuerOptions>,
     pub(crate) master_key: Option<SecretKey>,
     pub(crate) node_id: Option<String>,
     pub(crate) public_url: Option<String>,
@@ -85,6 +93,10 @@ pub(crate) struct Config {
     pub(crate) hello_name: Option<String>,
     pub(crate) idempotency_kept: std::time::Duration,
     pub(crate) base_urls: BaseUrls,
+    pub(crate) plans: Plans,
+    pub(crate) trusted_proxies: usize,
+    /// The file of settings, if secrets stand in it.
+    pub(crate) secret_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -106,6 +118,7 @@ impl Config {
             jwt_secret: reader.read(&settings::JWT_SECRET, parse::jwt_secret),
             jwt_issuer: reader.read(&settings::JWT_ISSUER, text),
             jwt_audience: reader.read(&settings::JWT_AUDIENCE, text),
+            oidc: reader.oidc(),
             master_key: reader.read(&settings::MASTER_KEY, parse::master_key),
             node_id: reader.read(&settings::NODE_ID, parse::node_id),
             public_url: reader.read(&settings::PUBLIC_URL, parse::url),
@@ -121,15 +134,14 @@ impl Config {
             hello_name: reader.read(&settings::HELLO_NAME, parse::hello_name),
             idempotency_kept: reader.with_fallback(&settings::IDEMPOTENCY_DAYS, parse::days),
             base_urls: reader.base_urls(),
+            plans: reader.plans(),
+            trusted_proxies: reader.with_fallback(&settings::TRUSTED_PROXIES, parse::proxies),
+            secret_file: reader.sources.secret_file.take(),
             data_dir,
         };
         let mut mistakes = reader.sources.mistakes;
         if config.database_direct_url.is_some() && config.database_url.is_none() {
-            mistakes.push(format!(
-                "{}: has no use without {}",
-                settings::DATABASE_DIRECT_URL.variable(),
-                settings::DATABASE_URL.variable()
-            ));
+            mistakes.push(useless_without(&settings::DATABASE_DIRECT_URL, &settings::DATABASE_URL));
         }
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -207,6 +219,43 @@ impl Reader {
         value.unwrap_or_else(|| read(fallback).expect("the table's own fallbacks are checked by a test"))
     }
 
+    /// The settings of the OIDC issuer, which need each other.
+    fn oidc(&mut self) -> Option<IssuerOptions> {
+        // One that was given and can't be read is told once, not as missing, too.
+        let (mut issuer_given, mut audience_given, mut url_given) = (false, false, false);
+        let issuer = self.read(&settings::OIDC_ISSUER, |t| {
+            issuer_given = true;
+            parse::oidc_issuer(t)
+        });
+        let audience = self.read(&settings::OIDC_AUDIENCE, |t| {
+            audience_given = true;
+            text(t)
+        });
+        let jwks_url = self.read(&settings::OIDC_JWKS_URL, |t| {
+            url_given = true;
+            parse::oidc_url(t)
+        });
+        for (setting, given) in [(&settings::OIDC_AUDIENCE, audience_given), (&settings::OIDC_JWKS_URL, url_given)] {
+            if given && !issuer_given {
+                self.sources.mistakes.push(useless_without(setting, &settings::OIDC_ISSUER));
+            }
+        }
+        if issuer_given && !audience_given {
+            let (audience, issuer) = (settings::OIDC_AUDIENCE.variable(), settings::OIDC_ISSUER.variable());
+            self.sources.mistakes.push(format!("{audience}: is required with {issuer}: a token for another app must be refused"));
+        }
+        Some(IssuerOptions { issuer: issuer?, audience: audience?, jwks_url })
+    }
+
+    fn plans(&mut self) -> Plans {
+        let own = std::mem::take(&mut self.sources.plans);
+        let default = self.with_fallback(&settings::DEFAULT_PLAN, text);
+        Plans::new(own, &default).unwrap_or_else(|reason| {
+            self.sources.mistakes.push(format!("{}: {reason}", settings::DEFAULT_PLAN.variable()));
+            Plans::new(Vec::new(), engine_plans::FREE).expect("it is built in")
+        })
+    }
+
     fn base_urls(&mut self) -> BaseUrls {
         let given = std::mem::take(&mut self.sources.base_urls);
         let mut urls = BaseUrls::new();
@@ -230,6 +279,10 @@ impl Reader {
 fn required(setting: &Setting) -> String {
     let make = if setting.key == settings::MASTER_KEY.key { "openssl rand -base64 32" } else { "openssl rand -hex 32" };
     format!("{}: is required; make one with `{make}`", setting.variable())
+}
+
+fn useless_without(setting: &Setting, other: &Setting) -> String {
+    format!("{}: has no use without {}", setting.variable(), other.variable())
 }
 
 fn text(text: &str) -> Result<String, Reason> {
@@ -363,5 +416,29 @@ mod tests {
     fn a_direct_url_without_a_database_is_a_mistake() {
         let mistakes = load(OPERATOR, &[], &[("RAVEN_DATABASE_DIRECT_URL", "postgres://h/d")]).unwrap_err();
         assert_eq!(mistakes, ["RAVEN_DATABASE_DIRECT_URL: has no use without RAVEN_DATABASE_URL"]);
+    }
+
+    #[test]
+    fn an_oidc_issuer_and_an_audience_go_together() {
+        let issuer = ("RAVEN_OIDC_ISSUER", "https://id.example.com/");
+        let audience = ("RAVEN_OIDC_AUDIENCE", "raven");
+        let keys = ("RAVEN_OIDC_JWKS_URL", "https://id.example.com/keys");
+        assert_eq!(load(OPERATOR, &[], &[]).unwrap().oidc, None);
+        let oidc = load(OPERATOR, &[], &[issuer, audience, keys]).unwrap().oidc.unwrap();
+        assert_eq!((oidc.issuer.as_str(), oidc.audience.as_str(), oidc.jwks_url.as_deref()), (issuer.1, audience.1, Some(keys.1)));
+        assert_eq!(load(OPERATOR, &[], &[issuer, audience]).unwrap().oidc.unwrap().jwks_url, None);
+        let mistakes = load(OPERATOR, &[], &[issuer]).unwrap_err();
+        assert_eq!(mistakes, ["RAVEN_OIDC_AUDIENCE: is required with RAVEN_OIDC_ISSUER: a token for another app must be refused"]);
+        let mistakes = load(OPERATOR, &[], &[audience, keys]).unwrap_err();
+        assert_eq!(
+            mistakes,
+            ["RAVEN_OIDC_AUDIENCE: has no use without RAVEN_OIDC_ISSUER", "RAVEN_OIDC_JWKS_URL: has no use without RAVEN_OIDC_ISSUER"]
+        );
+        let plain = ("RAVEN_OIDC_ISSUER", "http://id.example.com");
+        let mistakes = load(OPERATOR, &[], &[plain, audience, keys]).unwrap_err();
+        assert!(
+            mistakes.len() == 1 && mistakes[0].starts_with("RAVEN_OIDC_ISSUER: must be a URL that begins with https://"),
+            "{mistakes:?}"
+        );
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use base64::{Engine, alphabet, engine};
-use raven_engine::vault::SecretKey;
+use raven_engine::{oidc, vault::SecretKey};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
@@ -33,6 +33,20 @@ pub(crate) fn url(text: &str) -> Result<String, Reason> {
     let host = host_of(text).ok_or_else(reason)?;
     let clean = text.bytes().all(|b| b.is_ascii_graphic() && !b"?#\"<>\\@".contains(&b));
     if clean && !host.is_empty() { Ok(text.to_owned()) } else { Err(reason()) }
+}
+
+/// An OIDC issuer's URL. It is compared letter by letter with what tokens carry, so nothing is dropped.
+pub(crate) fn oidc_issuer(text: &str) -> Result<String, Reason> {
+    if text.contains('?') { Err("must have no query".to_owned()) } else { oidc_url(text) }
+}
+
+/// A URL that an issuer's keys may come from.
+pub(crate) fn oidc_url(text: &str) -> Result<String, Reason> {
+    if oidc::is_trustworthy(text) {
+        return Ok(text.to_owned());
+    }
+    Err("must be a URL that begins with https://, for example https://id.example.com (http:// only with localhost or a private address)"
+        .to_owned())
 }
 
 /// The host in an `http` or `https` URL, without port and brackets.
@@ -88,6 +102,11 @@ pub(crate) fn master_key(text: &str) -> Result<SecretKey, Reason> {
 pub(crate) fn metrics_token(text: &str) -> Result<SecretString, Reason> {
     let good = text.len() >= 16 && text.bytes().all(|b| b.is_ascii_graphic());
     if good { Ok(text.into()) } else { Err("must have at least 16 characters, all of them printable ASCII without spaces".to_owned()) }
+}
+
+/// A number of reverse proxies.
+pub(crate) fn proxies(text: &str) -> Result<usize, Reason> {
+    text.parse().ok().filter(|n| *n <= 16).ok_or_else(|| "must be a number from 0 to 16".into())
 }
 
 /// A number of days.
@@ -164,6 +183,19 @@ mod tests {
         assert_eq!(host_of("http://[::1]:80/x"), Some("::1"));
         assert_eq!(host_of("http://[::1]"), Some("::1"));
         assert_eq!(host_of("https://a.example/x:y"), Some("a.example"));
+    }
+
+    #[test]
+    fn issuers_are_kept_letter_by_letter() {
+        for good in ["https://id.example.com/", "https://id.example.com/realms/Main", "http://127.0.0.1:9000", "http://localhost/x/"] {
+            assert_eq!(oidc_issuer(good), Ok(good.to_owned()));
+        }
+        for bad in
+            ["", "id.example.com", "http://id.example.com", "https://u:p@id.example.com", "https://id.example.com/?a=b", "https://x/#y"]
+        {
+            assert!(oidc_issuer(bad).is_err(), "{bad}");
+        }
+        assert!(oidc_url("https://id.example.com/keys?policy=a").is_ok() && oidc_url("http://id.example.com/keys").is_err());
     }
 
     #[test]

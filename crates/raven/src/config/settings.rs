@@ -114,10 +114,41 @@ pub(crate) const JWT_SECRET: Setting = secret(
     Fallback::Words("none; serve requires it, quickstart generates it"),
     "The secret shared with single sign-on that signs bearer tokens (HS256): at least 32 bytes.",
 );
-pub(crate) const JWT_ISSUER: Setting =
-    setting("jwt_issuer", Flag::Server, "TEXT", Fallback::Words("not checked"), "The issuer (`iss`) that bearer tokens must name.");
-pub(crate) const JWT_AUDIENCE: Setting =
-    setting("jwt_audience", Flag::Server, "TEXT", Fallback::Words("not checked"), "The audience (`aud`) that bearer tokens must name.");
+pub(crate) const JWT_ISSUER: Setting = setting(
+    "jwt_issuer",
+    Flag::Server,
+    "TEXT",
+    Fallback::Words("not checked"),
+    "The issuer (`iss`) that bearer tokens with the shared secret must name.",
+);
+pub(crate) const JWT_AUDIENCE: Setting = setting(
+    "jwt_audience",
+    Flag::Server,
+    "TEXT",
+    Fallback::Words("not checked"),
+    "The audience (`aud`) that bearer tokens with the shared secret must name.",
+);
+pub(crate) const OIDC_ISSUER: Setting = setting(
+    "oidc_issuer",
+    Flag::Server,
+    "URL",
+    Fallback::Words("none"),
+    "An OpenID Connect issuer whose bearer tokens (RS256, ES256, EdDSA) are taken, too, exactly as they carry it in `iss`. Plain http only on this machine or at a private address.",
+);
+pub(crate) const OIDC_AUDIENCE: Setting = setting(
+    "oidc_audience",
+    Flag::Server,
+    "TEXT",
+    Fallback::Words("none; required with an OIDC issuer"),
+    "The audience (`aud`) that the OIDC issuer's tokens must name: one for another app is refused.",
+);
+pub(crate) const OIDC_JWKS_URL: Setting = setting(
+    "oidc_jwks_url",
+    Flag::Server,
+    "URL",
+    Fallback::Words("what the issuer's discovery document says"),
+    "Where the OIDC issuer's public keys are.",
+);
 pub(crate) const MASTER_KEY: Setting = secret(
     "master_key",
     Flag::Never,
@@ -183,7 +214,7 @@ pub(crate) const EXTRA_CA_FILE: Setting = setting(
     Flag::Server,
     "PATH",
     Fallback::Words("none"),
-    "Certificate authorities (PEM) that are trusted beside the public ones when providers are called.",
+    "Certificate authorities (PEM) that are trusted beside the public ones when providers and the OIDC issuer are called.",
 );
 pub(crate) const HELLO_NAME: Setting = setting(
     "hello_name",
@@ -201,6 +232,21 @@ pub(crate) const IDEMPOTENCY_DAYS: Setting = setting(
     "How long an idempotency key is kept: 1 to 3650 days. A request that comes again within that time is answered as the first was.",
 );
 
+pub(crate) const DEFAULT_PLAN: Setting = setting(
+    "default_plan",
+    Flag::Server,
+    "NAME",
+    Fallback::Value("free"),
+    "The plan that new tenants get: `free` (shown as Hatchling), `unlimited`, or one of the tables `[plans.NAME]` in `raven.toml`.",
+);
+pub(crate) const TRUSTED_PROXIES: Setting = setting(
+    "trusted_proxies",
+    Flag::Server,
+    "NUMBER",
+    Fallback::Value("0"),
+    "Reverse proxies in front of this process that each add the caller's address to `X-Forwarded-For`: 0 to 16. The audit log and the limit on wrong credentials go by the address that the outermost of them saw.",
+);
+
 /// All of them, in the order in which they are shown.
 pub(crate) const ALL: &[&Setting] = &[
     &CONFIG,
@@ -211,6 +257,9 @@ pub(crate) const ALL: &[&Setting] = &[
     &JWT_SECRET,
     &JWT_ISSUER,
     &JWT_AUDIENCE,
+    &OIDC_ISSUER,
+    &OIDC_AUDIENCE,
+    &OIDC_JWKS_URL,
     &MASTER_KEY,
     &NODE_ID,
     &PUBLIC_URL,
@@ -224,6 +273,8 @@ pub(crate) const ALL: &[&Setting] = &[
     &EXTRA_CA_FILE,
     &HELLO_NAME,
     &IDEMPOTENCY_DAYS,
+    &DEFAULT_PLAN,
+    &TRUSTED_PROXIES,
 ];
 
 #[cfg(test)]

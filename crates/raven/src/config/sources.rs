@@ -8,7 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::settings::{self, BASE_URLS, FOREIGN, PREFIX, Setting};
+use raven_engine::plans::Plan;
+
+use super::{
+    plans::{self, PLANS},
+    settings::{self, BASE_URLS, FOREIGN, PREFIX, Setting},
+};
 
 /// The environment, as the process got it.
 pub(crate) type Environment = Vec<(OsString, OsString)>;
@@ -35,6 +40,10 @@ pub(crate) struct Sources {
     values: BTreeMap<&'static str, Given>,
     /// By the provider's id.
     pub(crate) base_urls: BTreeMap<&'static str, Given>,
+    /// The operator's own plans.
+    pub(crate) plans: Vec<Plan>,
+    /// The file of settings, if secrets stand in it.
+    pub(crate) secret_file: Option<PathBuf>,
     /// What has no place.
     pub(crate) mistakes: Vec<String>,
 }
@@ -119,11 +128,18 @@ impl Sources {
                 self.base_urls_of(value, &place);
                 continue;
             }
+            if key == PLANS {
+                self.plans = plans::read(value, &place, &mut self.mistakes);
+                continue;
+            }
             let Some(setting) = settings::ALL.iter().find(|s| s.key == key && s.key != settings::CONFIG.key) else {
-                let known = settings::ALL.iter().map(|s| s.key).chain([BASE_URLS]).filter(|k| *k != settings::CONFIG.key);
+                let known = settings::ALL.iter().map(|s| s.key).chain([BASE_URLS, PLANS]).filter(|k| *k != settings::CONFIG.key);
                 self.mistakes.push(format!("{place}: no such setting{}", suggestion(&key, known.map(str::to_owned))));
                 continue;
             };
+            if setting.secret {
+                self.secret_file = Some(path.to_owned());
+            }
             match plain(value) {
                 Some(text) => self.put(setting.key, text, place),
                 None => self.mistakes.push(format!("{place}: must be a text, a number, true or false")),

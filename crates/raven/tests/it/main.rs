@@ -5,6 +5,7 @@
 mod crash;
 mod documents;
 mod layers;
+mod oidc;
 mod operators;
 mod quickstart;
 mod serve;

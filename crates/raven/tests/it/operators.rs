@@ -92,11 +92,20 @@ fn doctor_finds_files_that_are_open_to_others() {
 }
 
 #[test]
-fn a_token_that_the_installation_would_refuse_is_not_minted() {
+fn a_minted_token_names_the_issuer_and_the_audience_that_the_server_asks_for() {
     let folder = folder();
-    let mut command = raven_with_secrets(folder.path(), &["token"]);
-    command.env("RAVEN_JWT_ISSUER", "https://id.example");
-    let (code, stdout, stderr) = run(command);
-    assert_eq!((code, stdout.as_str()), (1, ""));
-    assert!(stderr.contains("RAVEN_JWT_ISSUER"), "{stderr}");
+    let strict = |arguments: &[&str]| {
+        let mut command = raven_with_secrets(folder.path(), arguments);
+        command.env("RAVEN_JWT_ISSUER", "https://id.example").env("RAVEN_JWT_AUDIENCE", "raven");
+        command
+    };
+    let (code, strict_token, stderr) = run(strict(&["token"]));
+    assert_eq!(code, 0, "{stderr}");
+    let (_, loose_token, _) = run(raven_with_secrets(folder.path(), &["token"]));
+    let mut server = Running::start(strict(&["serve", "--listen", "127.0.0.1:0"]));
+    let address = server.serve_address();
+    for (token, status) in [(strict_token, 200), (loose_token, 401)] {
+        let bearer = format!("Bearer {}", token.trim());
+        assert_eq!(call(&address, "GET", "/v1/admin/me", &[("authorization", &bearer)], "").0, status);
+    }
 }

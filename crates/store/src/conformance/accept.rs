@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Source, Status, TenantId, tenant::TenantStatus};
+use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Source, Status, TenantId, tenant::SuspendedBy};
 
 use super::fixture::{
-    accept, at, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs, status,
-    tenant,
+    accept, at, audit, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs,
+    status, step, tenant,
 };
 use crate::{
-    Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, Store, messages::LARGE_CONTENT, messages::MessageClaim,
+    Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, StateChange, Store, messages::LARGE_CONTENT,
+    messages::MessageClaim,
 };
 
 fn replayed(first: &NewMessage) -> Accepted {
@@ -139,7 +140,7 @@ pub async fn a_key_that_opens_nothing_is_refused(store: Arc<dyn Store>) -> Resul
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let good = create_key(&store, key_record(one, 1)).await?;
     let revoked = create_key(&store, key_record(one, 2)).await?;
-    assert!(store.revoke_key(one, None, revoked, at(1)).await?);
+    assert!(store.revoke_key(one, None, revoked, at(1), audit(one, 1)).await?);
     let expiring = create_key(&store, crate::KeyRecord { expires_at: Some(at(50)), ..key_record(one, 3) }).await?;
     let foreign = create_key(&store, key_record(two, 4)).await?;
     let unknown = KeyId(id(9999));
@@ -158,11 +159,11 @@ pub async fn a_key_that_opens_nothing_is_refused(store: Arc<dyn Store>) -> Resul
 pub async fn a_tenant_that_is_not_active_is_refused(store: Arc<dyn Store>) -> Result<()> {
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let revoked = create_key(&store, key_record(one, 1)).await?;
-    assert!(store.revoke_key(one, None, revoked, at(1)).await?);
+    assert!(store.revoke_key(one, None, revoked, at(1), audit(one, 1)).await?);
     create(&store, keyed(one, seq(1), "k", 7)).await?;
     let refused = Accepted::Refused(Refusal::Tenant);
-    for (n, state) in [(10, TenantStatus::Suspended), (20, TenantStatus::Archived)] {
-        assert!(store.set_tenant_status(one, state).await?);
+    for (n, change) in [(10, StateChange::Suspend(SuspendedBy::Owner)), (20, StateChange::Archive(at(20)))] {
+        step(&store, one, change, n).await?;
         let batch = vec![
             message(one, seq(n)),
             message(two, seq(n + 1)),
@@ -173,16 +174,17 @@ pub async fn a_tenant_that_is_not_active_is_refused(store: Arc<dyn Store>) -> Re
         let expected = [refused.clone(), Accepted::Created, refused.clone(), Accepted::Refused(Refusal::Key), refused.clone()];
         assert_eq!(accept(&store, batch).await?, expected);
     }
-    assert!(store.set_tenant_status(one, TenantStatus::Active).await?);
+    step(&store, one, StateChange::Restore(at(21)), 30).await?;
+    step(&store, one, StateChange::Reactivate(SuspendedBy::Owner), 31).await?;
     create(&store, message(one, seq(30))).await?;
     Ok(())
 }
 
 pub async fn a_refused_message_uses_up_no_key(store: Arc<dyn Store>) -> Result<()> {
     let tenant = tenant(&store, 1).await?;
-    assert!(store.set_tenant_status(tenant, TenantStatus::Suspended).await?);
+    step(&store, tenant, StateChange::Suspend(SuspendedBy::Owner), 1).await?;
     assert_eq!(accept(&store, vec![keyed(tenant, seq(1), "k", 7)]).await?, [Accepted::Refused(Refusal::Tenant)]);
-    assert!(store.set_tenant_status(tenant, TenantStatus::Active).await?);
+    step(&store, tenant, StateChange::Reactivate(SuspendedBy::Owner), 2).await?;
     create(&store, keyed(tenant, seq(2), "k", 8)).await?;
     Ok(())
 }
@@ -207,7 +209,7 @@ pub async fn a_duplicate_seq_fails_only_itself(store: Arc<dyn Store>) -> Result<
 pub async fn answers_stand_in_the_order_of_the_batch(store: Arc<dyn Store>) -> Result<()> {
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let three = tenant(&store, 3).await?;
-    assert!(store.set_tenant_status(three, TenantStatus::Suspended).await?);
+    step(&store, three, StateChange::Suspend(SuspendedBy::Owner), 1).await?;
     let firsts = [keyed(two, seq(1), "z", 1), keyed(one, seq(2), "a", 1)];
     assert_eq!(accept(&store, firsts.to_vec()).await?, [Accepted::Created, Accepted::Created]);
     let batch = vec![

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use raven_core::{Channel, Environment, TenantId, Timestamp};
+use raven_core::{Channel, Environment, TenantId, Timestamp, retry::RetryPolicy, tenant::SuspendedBy};
 
-use super::fixture::{at, claim_all, create, message, node, seq, seqs, start, tenant};
-use crate::{Action, Claimed, Job, Lane, NewMessage, Result, Store};
+use super::fixture::{at, claim_all, create, message, node, seq, seqs, start, step, tenant};
+use crate::{Action, Claimed, Job, Lane, NewMessage, Result, StateChange, Store};
 
 const fn lane(tenant: TenantId) -> Lane {
     Lane { tenant, environment: Environment::Live, channel: Channel::Sms }
@@ -181,5 +181,47 @@ pub async fn depth_counts_by_channel(store: Arc<dyn Store>) -> Result<()> {
     // What is being worked on is still in the queue.
     claim_all(&store, lease, at(10)).await?;
     assert_eq!(depth(at(10)).await?, [(Channel::Sms, 2, Some(at(1))), (Channel::Email, 1, None)]);
+    Ok(())
+}
+
+pub async fn the_jobs_of_a_suspended_tenant_are_held(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two, lease) = (tenant(&store, 1).await?, tenant(&store, 2).await?, node(&store, "a").await?);
+    for (n, owner, due) in [(1, one, 10), (2, one, 200), (3, two, 10), (4, two, 300)] {
+        create(&store, NewMessage { due_at: at(due), ..message(owner, seq(n)) }).await?;
+    }
+    create(&store, NewMessage { environment: Environment::Test, channel: Channel::Email, ..message(one, seq(5)) }).await?;
+    step(&store, one, StateChange::Suspend(SuspendedBy::Operator), 1).await?;
+    let claimed = claim_all(&store, lease, at(100)).await?;
+    assert_eq!((seqs(&claimed), claimed.next_due), (vec![seq(3)], Some(at(300))), "what is held is never due");
+    assert_eq!(claim_all(&store, lease, at(250)).await?, Claimed { jobs: Vec::new(), next_due: Some(at(300)) });
+    step(&store, one, StateChange::Archive(at(250)), 2).await?;
+    assert_eq!(claim_all(&store, lease, at(250)).await?, Claimed { jobs: Vec::new(), next_due: Some(at(300)) });
+    step(&store, one, StateChange::Restore(at(250)), 3).await?;
+    step(&store, one, StateChange::Reactivate(SuspendedBy::Operator), 4).await?;
+    let claimed = claim_all(&store, lease, at(100)).await?;
+    assert_eq!((HashSet::from_iter(seqs(&claimed)), claimed.next_due), (HashSet::from([1, 5].map(seq)), Some(at(200))));
+    assert_eq!(seqs(&claim_all(&store, lease, at(250)).await?), [seq(2)]);
+    Ok(())
+}
+
+pub async fn what_must_have_expired_is_claimed_though_it_is_held(store: Arc<dyn Store>) -> Result<()> {
+    let (one, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    let mut n = 0;
+    for channel in [Channel::Sms, Channel::Email] {
+        for due in [10, 20] {
+            n += 1;
+            create(&store, NewMessage { channel, due_at: at(due), ..message(one, seq(n)) }).await?;
+        }
+    }
+    step(&store, one, StateChange::Suspend(SuspendedBy::Owner), 1).await?;
+    let age = |channel| RetryPolicy::of(channel).max_age;
+    let (sms, email) = (age(Channel::Sms), age(Channel::Email));
+    assert!(sms < email, "so that each channel has its own time");
+    assert_eq!(claim_all(&store, lease, at(9).after(sms)).await?, Claimed::default());
+    let claimed = claim_all(&store, lease, at(10).after(sms)).await?;
+    assert_eq!((seqs(&claimed), claimed.next_due), (vec![seq(1)], None), "the other one is not old enough");
+    assert_eq!(seqs(&claim_all(&store, lease, at(9).after(email)).await?), [seq(2)]);
+    assert_eq!(seqs(&store.claim(lease, 1, 9, &[], at(99).after(email)).await?), [seq(3)]);
+    assert_eq!(seqs(&claim_all(&store, lease, at(99).after(email)).await?), [seq(4)]);
     Ok(())
 }

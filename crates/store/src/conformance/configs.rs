@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use raven_core::Environment;
 
-use super::fixture::{at, claim, config_record, create_config, tenant};
+use super::fixture::{at, audit, claim, config_record, create_config, new_config, tenant};
 use crate::{ConfigRecord, NewConfig, Operation, Outcome, Result, Scope, Store};
 
 pub async fn a_config_is_created_found_and_deleted(store: Arc<dyn Store>) -> Result<()> {
     let one = tenant(&store, 1).await?;
     let config = create_config(&store, config_record(one, 1)).await?;
     assert_eq!(store.find_config(one, config).await?, Some(config_record(one, 1)));
-    assert!(store.delete_config(one, config).await?);
-    assert!(!store.delete_config(one, config).await?);
+    assert!(store.delete_config(one, config, audit(one, 1)).await?);
+    assert!(!store.delete_config(one, config, audit(one, 2)).await?);
     assert_eq!(store.find_config(one, config).await?, None);
     Ok(())
 }
@@ -34,8 +34,8 @@ pub async fn a_replayed_creation_answers_its_first_body(store: Arc<dyn Store>) -
     let one = tenant(&store, 1).await?;
     let scope = |environment| Scope::Tenant(one, environment);
     let new = |n, environment, payload| NewConfig {
-        record: config_record(one, n),
         claim: Some(claim(scope(environment), Operation::CreateConfig, "k", payload)),
+        ..new_config(config_record(one, n))
     };
     assert_eq!(store.create_config(new(1, Environment::Live, 7)).await?, Outcome::Created);
     assert_eq!(store.create_config(new(2, Environment::Live, 7)).await?, Outcome::Replayed(r#"{"payload":7}"#.to_owned()));
@@ -50,7 +50,7 @@ pub async fn configs_of_another_tenant_are_out_of_reach(store: Arc<dyn Store>) -
     let config = create_config(&store, config_record(one, 1)).await?;
     assert_eq!(store.find_config(two, config).await?, None);
     assert_eq!(store.list_configs(two, None, 10).await?, []);
-    assert!(!store.delete_config(two, config).await?);
+    assert!(!store.delete_config(two, config, audit(two, 1)).await?);
     assert!(store.find_config(one, config).await?.is_some());
     Ok(())
 }

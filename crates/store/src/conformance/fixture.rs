@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp, UserId, permission::Scopes,
-    tenant::TenantStatus,
+    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Seq, Source, Status, TenantId, Timestamp, UserId,
+    permission::{Role, Scopes},
+    tenant::{InvitationStatus, TenantStatus},
 };
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Claim, Claimed, ConfigRecord, KeyRecord, Lease, NewConfig, NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Result,
-    Scope, Settlement, Start, Store, TenantRecord, UserProfile, messages::MessageClaim,
+    Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lease, NewConfig, NewInvitation,
+    NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start, StateChange, Store, TakeTokens,
+    TenantRecord, UserProfile, messages::MessageClaim,
 };
 
 /// What the suite calls the beginning: 2026-09-21.
@@ -34,6 +36,19 @@ pub const fn id(n: u128) -> Uuid {
     Uuid::from_u128(0x0198_0000_0000_4000_8000_0000_0000_0000 + n)
 }
 
+/// The number that an id of [`id`] was made of.
+fn number(id: Uuid) -> i64 {
+    i64::try_from(id.as_u128() & 0xffff).expect("16 bits")
+}
+
+/// The `n`th record of a tenant's audit log. Numbers below 1,000 are for the tests; 0 is the tenant's creation, and what the
+/// fixture creates has the number that its id ends in.
+#[must_use]
+pub fn audit(tenant: TenantId, n: i64) -> AuditRecord {
+    // Beside the seqs of messages, which are the first ones of their instants.
+    AuditRecord { tenant, seq: Seq(seq(n).0 + 1), entry: format!(r#"{{"n":{n}}}"#) }
+}
+
 /// The `n`th tenant: active, created `n` milliseconds after the beginning.
 #[must_use]
 pub fn tenant_record(n: u8) -> TenantRecord {
@@ -49,6 +64,8 @@ pub fn tenant_record(n: u8) -> TenantRecord {
         created_at: at(i64::from(n)),
         data_key: vec![n, 0, 255],
         retry_unknown: false,
+        suspended_by: None,
+        archived_at: None,
     }
 }
 
@@ -66,13 +83,21 @@ pub fn user(n: u8) -> UserProfile {
 /// The creation of the `n`th tenant, owned by the human of the same number.
 #[must_use]
 pub fn new_tenant(n: u8) -> NewTenant {
-    NewTenant { record: tenant_record(n), owner: user(n), claim: None }
+    let record = tenant_record(n);
+    NewTenant { audit: audit(record.id, 0), record, owner: user(n), claim: None }
 }
 
 /// Creates the `n`th tenant.
 pub async fn tenant(store: &Arc<dyn Store>, n: u8) -> Result<TenantId> {
     assert_eq!(store.create_tenant(new_tenant(n)).await?, Outcome::Created);
     Ok(tenant_record(n).id)
+}
+
+/// Takes a step in a tenant's life that its state allows, with the `n`th record of its audit log.
+pub async fn step(store: &Arc<dyn Store>, tenant: TenantId, change: StateChange, n: i64) -> Result<TenantRecord> {
+    let told = store.change_state(tenant, change, audit(tenant, n)).await?.expect("there is such a tenant");
+    assert!(told.changed, "{change:?}: {told:?}");
+    Ok(told.tenant)
 }
 
 /// The `n`th key, of a tenant; created `n` milliseconds after the beginning.
@@ -92,13 +117,20 @@ pub fn key_record(tenant: TenantId, n: u8) -> KeyRecord {
         expires_at: None,
         created_at: at(i64::from(n)),
         revoked_at: None,
+        last_used_at: None,
     }
+}
+
+/// The creation of a key without a claim. Its audit record has a number of its own: what the key's id ends in.
+#[must_use]
+pub fn new_key(record: KeyRecord) -> NewKey {
+    NewKey { audit: audit(record.tenant, number(record.id.0)), record, claim: None }
 }
 
 /// Creates a key.
 pub async fn create_key(store: &Arc<dyn Store>, record: KeyRecord) -> Result<KeyId> {
     let id = record.id;
-    assert_eq!(store.create_key(NewKey { record, claim: None }).await?, Outcome::Created);
+    assert_eq!(store.create_key(new_key(record)).await?, Outcome::Created);
     Ok(id)
 }
 
@@ -118,11 +150,108 @@ pub fn config_record(tenant: TenantId, n: u8) -> ConfigRecord {
     }
 }
 
+/// The creation of a provider config without a claim. Its audit record has the number that its id ends in.
+#[must_use]
+pub fn new_config(record: ConfigRecord) -> NewConfig {
+    NewConfig { audit: audit(record.tenant, number(record.id.0)), record, claim: None }
+}
+
 /// Creates a provider config.
 pub async fn create_config(store: &Arc<dyn Store>, record: ConfigRecord) -> Result<ConfigId> {
     let id = record.id;
-    assert_eq!(store.create_config(NewConfig { record, claim: None }).await?, Outcome::Created);
+    assert_eq!(store.create_config(new_config(record)).await?, Outcome::Created);
     Ok(id)
+}
+
+/// The `n`th invitation, of a tenant, for the human of the same number: made `n` milliseconds after the beginning, and good
+/// for a second.
+#[must_use]
+pub fn invitation_record(tenant: TenantId, n: u8) -> InvitationRecord {
+    InvitationRecord {
+        id: InvitationId(id(4000 + u128::from(n))),
+        tenant,
+        email: user(n).email,
+        role: Role::Member,
+        status: InvitationStatus::Pending,
+        invited_by: id(1000),
+        created_at: at(i64::from(n)),
+        expires_at: at(i64::from(n) + 1000),
+    }
+}
+
+/// The making of an invitation without a claim. Its audit record has the number that its id ends in.
+#[must_use]
+pub fn new_invitation(record: InvitationRecord) -> NewInvitation {
+    NewInvitation { audit: audit(record.tenant, number(record.id.0)), record, claim: None }
+}
+
+/// Makes an invitation.
+pub async fn invite(store: &Arc<dyn Store>, record: InvitationRecord) -> Result<InvitationId> {
+    let id = record.id;
+    assert_eq!(store.create_invitation(new_invitation(record)).await?, Outcome::Created);
+    Ok(id)
+}
+
+/// Has the `n`th human join a tenant by an invitation, `n` milliseconds after the beginning. The audit record has number
+/// 5000 + `n`.
+pub async fn member(store: &Arc<dyn Store>, tenant: TenantId, n: u8, role: Role) -> Result<UserId> {
+    let invitation = invite(store, InvitationRecord { role, ..invitation_record(tenant, n) }).await?;
+    let user = user(n);
+    let (id, email, n) = (user.id, user.email.clone(), i64::from(n));
+    let told = store.answer_invitation(invitation, &email, Reply::Accept(user), at(n), audit(tenant, 5000 + n)).await?;
+    assert_eq!(told, Answered::Done);
+    Ok(id)
+}
+
+/// Creates the `n`th tenant, 1 to 9, with something in every table. Of what a purge must find, nothing is left out: contents with and
+/// without a message, jobs, events, buckets of the tenant and of its key, the record of the tenant's own creation.
+pub async fn furnished(store: &Arc<dyn Store>, n: u8) -> Result<TenantId> {
+    let new = new_tenant(n);
+    let tenant = new.record.id;
+    let created =
+        Claim { response: format!(r#"{{"id":"{tenant}"}}"#), ..claim(Scope::User(new.owner.id), Operation::CreateTenant, "first", 1) };
+    assert_eq!(store.create_tenant(NewTenant { claim: Some(created), ..new }).await?, Outcome::Created);
+    for i in 0..3 {
+        member(store, tenant, 100 + 10 * n + i, Role::Member).await?;
+    }
+    invite(store, invitation_record(tenant, 103 + 10 * n)).await?;
+    let scope = Scope::Tenant(tenant, Environment::Live);
+    for i in [n, n + 100] {
+        let claimed = Some(claim(scope, Operation::CreateKey, &format!("key-{i}"), 1));
+        assert_eq!(store.create_key(NewKey { claim: claimed, ..new_key(key_record(tenant, i)) }).await?, Outcome::Created);
+        create_config(store, config_record(tenant, i)).await?;
+        store.take_tokens(tokens(key_record(tenant, i).id.0, 1)).await?;
+    }
+    store.take_tokens(tokens(tenant.0, 1)).await?;
+    let first = 100_000 * i64::from(n);
+    store.put_content(tenant, seq(first + 90), "without a message").await?;
+    store.put_content(tenant, seq(first), "large").await?;
+    let mut batch = Vec::new();
+    for i in 0..9 {
+        batch.push(NewMessage {
+            environment: Environment::ALL[usize::from(i % 3 == 1)],
+            channel: Channel::ALL[usize::from(i % 2 == 1)],
+            key: (i % 2 == 0).then(|| key_record(tenant, n).id),
+            large: i == 0,
+            content: if i == 0 { String::new() } else { format!("of tenant {n}") },
+            quota: (i % 3 != 1).then_some(100),
+            audit: (i == 5).then(|| "{}".to_owned()),
+            ..keyed(tenant, seq(first + i), &format!("message-{i}"), 1)
+        });
+    }
+    assert_eq!(accept(store, batch).await?, vec![Accepted::Created; 9]);
+    for i in 0..5 {
+        let settlement = outcome(tenant, seq(first + i), 0, EventKind::Sent, Status::Sent, at(first + 50));
+        let next = if i < 3 { Next::Done } else { Next::At(Action::GiveUp, at(first + 99)) };
+        store.settle(Lease(0), &[Settlement { next, ..settlement }]).await?;
+    }
+    Ok(tenant)
+}
+
+/// A bucket of ten tokens, of which one comes back each second, asked at the beginning for some.
+#[must_use]
+pub fn tokens(bucket: Uuid, want: i64) -> TakeTokens {
+    TakeTokens { bucket, want, interval: 1_000_000_000, burst: 10, now: BEGINNING * 1_000_000 }
 }
 
 /// A claim on an idempotency key for a payload, of which the number stands for all.
@@ -159,6 +288,8 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         expires_at: Timestamp::from_millis(seq.at().millis() + 14_400_000),
         lease: None,
         started: None,
+        quota: None,
+        audit: None,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use raven_core::Environment;
+use raven_core::{Day, Environment, Seq, TenantId};
 
-use super::fixture::{accept, at, claim, create, keyed, message, message_claim, new_tenant, seq, tenant, user};
-use crate::{Accepted, Claim, NewMessage, NewTenant, Operation, Outcome, Result, Scope, Store, messages::MessageClaim};
+use super::fixture::{accept, at, claim, create, id, keyed, message, message_claim, new_tenant, seq, tenant, tokens, user};
+use crate::{Accepted, Claim, NewMessage, NewTenant, Operation, Outcome, Result, Scope, Store, TakeTokens, messages::MessageClaim};
 
 pub async fn expired_idempotency_records_are_forgotten(store: Arc<dyn Store>) -> Result<()> {
     let tenant = tenant(&store, 1).await?;
@@ -42,5 +42,54 @@ pub async fn orphaned_content_is_swept(store: Arc<dyn Store>) -> Result<()> {
     // What is younger may still get its message.
     create(&store, NewMessage { large: true, content: String::new(), ..message(tenant, seq(4)) }).await?;
     assert_eq!(store.find_content(tenant, seq(4)).await?.as_deref(), Some("content 4"));
+    Ok(())
+}
+
+/// What some tenants used of a day's quota, together.
+async fn used(store: &Arc<dyn Store>, tenants: &[TenantId], day: Day) -> Result<i64> {
+    let mut all = 0;
+    for tenant in tenants {
+        all += store.quota_used(*tenant, day).await?;
+    }
+    Ok(all)
+}
+
+pub async fn quotas_of_past_days_are_forgotten(store: Arc<dyn Store>) -> Result<()> {
+    let today = at(0).day();
+    let tomorrow = today.plus(1);
+    let mut tenants = Vec::new();
+    for n in 1..4 {
+        let tenant = tenant(&store, n).await?;
+        for ms in [0, tomorrow.start().millis() - at(0).millis()] {
+            create(&store, NewMessage { quota: Some(10), ..message(tenant, Seq(seq(ms).0 + i64::from(n))) }).await?;
+        }
+        tenants.push(tenant);
+    }
+    assert_eq!(store.purge_counters(today, 100).await?, 0);
+    assert_eq!((used(&store, &tenants, today).await?, used(&store, &tenants, tomorrow).await?), (3, 3));
+    assert_eq!(store.purge_counters(tomorrow, 1).await?, 1, "a portion of one");
+    while store.purge_counters(tomorrow, 1).await? > 0 {}
+    assert_eq!((used(&store, &tenants, today).await?, used(&store, &tenants, tomorrow).await?), (0, 3));
+    let usage = store.usage(tenants[0], None, today..=today).await?;
+    assert_eq!(usage.accepted.iter().map(|row| row.messages).sum::<i64>(), 1, "usage is kept");
+    Ok(())
+}
+
+pub async fn buckets_that_are_full_again_are_forgotten(store: Arc<dyn Store>) -> Result<()> {
+    let tomorrow = at(0).day().plus(1);
+    let midnight = tomorrow.start().millis() * 1_000_000;
+    // Full again ten seconds after they were emptied.
+    let second = 1_000_000_000;
+    let emptied = |n: u128, full: i64| TakeTokens { now: full - 10 * second, ..tokens(id(n), 10) };
+    for (n, full) in [(1, midnight - 1), (2, midnight), (3, midnight - 99 * second), (4, midnight + second)] {
+        assert_eq!(store.take_tokens(emptied(n, full)).await?.granted, 10);
+    }
+    assert_eq!(store.purge_counters(tomorrow.plus(-1), 9).await?, 0);
+    assert_eq!(store.purge_counters(tomorrow, 1).await?, 1);
+    assert_eq!(store.purge_counters(tomorrow, 9).await?, 1);
+    assert_eq!(store.purge_counters(tomorrow, 9).await?, 0);
+    for (n, full, granted) in [(1, midnight - 1, 10), (2, midnight, 0), (3, midnight - 99 * second, 10), (4, midnight + second, 0)] {
+        assert_eq!(store.take_tokens(emptied(n, full)).await?.granted, granted, "bucket {n}");
+    }
     Ok(())
 }

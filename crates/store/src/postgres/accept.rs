@@ -1,7 +1,8 @@
 //! Acceptance, the hot path: a batch is one prepared statement in one round trip. Who loses an idempotency key to an
-//! earlier message learns of it in a second one; a batch that fails is split until the row that fails stands alone.
+//! earlier message learns of it in a second one; a batch that fails is split until the row that fails stands alone. Messages
+//! that the node's slice of a daily quota has no room for wait until it is refilled ([`super::quota`]), and are tried again.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use raven_core::{Channel, Environment, Seq, Status, TenantId, Timestamp, sms::Encoding};
 use tokio_postgres::Row;
@@ -9,25 +10,29 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore,
-    connection::{Connection, Failure},
+    connection::{Connection, Failure, Param},
+    quota::{self, Slice},
     rows::{code, get},
 };
 use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, messages::MessageClaim};
 
 // The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
 // What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
-// to the rows that are asked for, whatever way it joins them.
+// to the rows that are asked for, whatever way it joins them. Whether a quota has room is decided before any key is taken:
+// what is turned away uses up none. A slice that somebody took tokens back from meanwhile refuses its debit (a constraint).
 const ACCEPT: &str = "
 WITH candidate AS MATERIALIZED (
-  SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2 ELSE 0 END AS refusal
+  SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2
+    WHEN c.quota IS NOT NULL AND c.ordinal > LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) THEN 3 ELSE 0 END AS refusal
   FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
       $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-      $20::boolean[], $21::uuid[], $22::smallint[])
+      $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[])
     WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
       external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-      started, config_id, encoding, n)
+      started, config_id, encoding, day, slot, quota, ordinal, audit, n)
   LEFT JOIN tenants t ON t.id = c.tenant_id AND t.id = ANY ($3) AND t.status = 1
   LEFT JOIN api_keys k ON k.id = c.key_id AND k.id = ANY ($7) AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
+  LEFT JOIN quotas q ON q.tenant_id = c.tenant_id AND q.tenant_id = ANY ($3) AND q.day = c.day AND q.slot = c.slot AND c.quota IS NOT NULL
   ORDER BY c.n
 ), claimed AS (
   INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
@@ -45,6 +50,17 @@ WITH candidate AS MATERIALIZED (
   SELECT seq, tenant_id, due_at, expires_at, epoch, CASE WHEN started THEN $1 END, environment, channel, 1, CASE WHEN started THEN 1 ELSE 0 END,
     config_id
   FROM accepted
+), debit AS (
+  UPDATE quotas q SET used = q.used + a.messages
+  FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
+  WHERE q.tenant_id = ANY ($3) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
+), usage AS (
+  INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages)
+  SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*)
+  FROM accepted GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+  ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = usage_accepted.messages + EXCLUDED.messages
+), audit AS (
+  INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, seq, audit FROM accepted WHERE audit IS NOT NULL
 )
 SELECT c.seq, c.refusal FROM candidate c WHERE c.seq NOT IN (SELECT seq FROM accepted)";
 
@@ -70,6 +86,8 @@ pub(super) const STATEMENTS: &[&str] = &[ACCEPT, EARLIER];
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turned {
     Away(Refusal),
+    /// The slice of its quota has no room for it.
+    Short,
     /// Its idempotency key is taken.
     Taken,
 }
@@ -98,6 +116,18 @@ struct Columns<'b> {
     started: Vec<bool>,
     config: Vec<Option<Uuid>>,
     encoding: Vec<Option<i16>>,
+    day: Vec<i32>,
+    slot: Vec<i16>,
+    quota: Vec<Option<i64>>,
+    /// The message's place among those that are debited from the same slice, from 1.
+    ordinal: Vec<Option<i64>>,
+    audit: Vec<Option<&'b str>>,
+    debits: HashMap<Slice, i64>,
+}
+
+/// The slice of a quota that a message is debited from, if it counts.
+fn slice(m: &NewMessage) -> Slice {
+    Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot: i16::from(m.seq.slot()) }
 }
 
 impl<'b> Columns<'b> {
@@ -124,6 +154,16 @@ impl<'b> Columns<'b> {
         self.started.push(m.started.is_some());
         self.config.push(m.started.flatten().map(|c| c.0));
         self.encoding.push(m.encoding.map(Encoding::code));
+        let slice = slice(m);
+        self.day.push(slice.day);
+        self.slot.push(slice.slot);
+        self.quota.push(m.quota);
+        self.ordinal.push(m.quota.map(|_| {
+            let debits = self.debits.entry(slice).or_default();
+            *debits += 1;
+            *debits
+        }));
+        self.audit.push(m.audit.as_deref());
     }
 
     /// Accepts, and tells by seq which rows were not.
@@ -154,6 +194,11 @@ impl<'b> Columns<'b> {
                     &self.started,
                     &self.config,
                     &self.encoding,
+                    &self.day,
+                    &self.slot,
+                    &self.quota,
+                    &self.ordinal,
+                    &self.audit,
                 ],
             )
             .await?;
@@ -161,6 +206,7 @@ impl<'b> Columns<'b> {
             let turned = match row.try_get(1)? {
                 1 => Turned::Away(Refusal::Key),
                 2 => Turned::Away(Refusal::Tenant),
+                3 => Turned::Short,
                 _ => Turned::Taken,
             };
             Ok((row.try_get(0)?, turned))
@@ -169,90 +215,157 @@ impl<'b> Columns<'b> {
     }
 }
 
+/// How often messages are tried again when refilling a slice didn't help. Another node takes tokens back at each time then,
+/// which can only go on while nobody uses them.
+const REFILLS: usize = 16;
+
 /// A batch under way: answers are filled in as they become known.
 struct Batch<'b> {
     messages: &'b [NewMessage],
-    /// Positions in `messages`, in the order in which they are stored.
-    order: Vec<usize>,
     answers: Vec<Option<Result<Accepted>>>,
+    /// Positions of messages that lost their key to an earlier one.
+    taken: Vec<usize>,
+    /// Positions of messages that their slice of the quota had no room for, in the order in which they are stored.
+    short: Vec<usize>,
     now: Timestamp,
 }
 
 impl<'b> Batch<'b> {
     fn new(messages: &'b [NewMessage], now: Timestamp) -> Self {
-        let mut order: Vec<usize> = (0..messages.len()).collect();
+        Self { messages, answers: messages.iter().map(|_| None).collect(), taken: Vec::new(), short: Vec::new(), now }
+    }
+
+    /// Positions in `messages`, in the order in which they are stored.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.messages.len()).collect();
         let rank = |i: &usize| {
-            let m = &messages[*i];
+            let m = &self.messages[*i];
             (m.tenant, m.environment, m.idempotency.as_ref().map(|c| (c.operation, c.key.as_str())), m.seq)
         };
         order.sort_unstable_by(|a, b| rank(a).cmp(&rank(b)));
-        Self { messages, order, answers: messages.iter().map(|_| None).collect(), now }
+        order
     }
 
     /// Accepts all. An error is one of the database as a whole; rows that are not answered yet share it.
     async fn run(&mut self, connection: &mut Connection) -> Result<()> {
+        self.accept_all(connection, &self.order()).await?;
+        let mut refills = 0;
+        while !self.short.is_empty() {
+            let short = std::mem::take(&mut self.short);
+            // A replay answers though the quota is used up.
+            let new = self.read_earlier(connection, short).await?;
+            if refills == REFILLS {
+                for i in new {
+                    self.answers[i] = Some(Err(Error::Unavailable("nodes took the quota from each other".into())));
+                }
+                break;
+            }
+            refills += 1;
+            let room = self.refill(connection, new).await?;
+            self.accept_all(connection, &room).await?;
+        }
+        let taken = std::mem::take(&mut self.taken);
+        for i in self.read_earlier(connection, taken).await? {
+            self.answers[i] = Some(Err(Error::Unavailable("the record of the key was purged just now".into())));
+        }
+        Ok(())
+    }
+
+    /// Accepts the messages at these positions.
+    async fn accept_all(&mut self, connection: &mut Connection, order: &[usize]) -> Result<()> {
         // The stretches still to do, the next one last, and whether they were tried before.
-        let mut ahead = vec![(0..self.order.len(), false)];
+        let mut ahead = vec![(order, false)];
         while let Some((stretch, again)) = ahead.pop() {
-            match self.accept(connection, &stretch).await {
+            if stretch.is_empty() {
+                continue;
+            }
+            match self.accept(connection, stretch).await {
                 Ok(()) => {}
-                Err(failure) if failure.is_collision() && !again => ahead.push((stretch, true)),
+                Err(failure) if (failure.is_collision() || failure.overdraws()) && !again => ahead.push((stretch, true)),
                 Err(failure) if failure.is_outage() => return Err(failure.into_error()),
-                Err(failure) if stretch.len() == 1 => self.answers[self.order[stretch.start]] = Some(Err(failure.into_error())),
+                Err(failure) if stretch.len() == 1 && failure.overdraws() => self.short.extend_from_slice(stretch),
+                Err(failure) if stretch.len() == 1 => self.answers[stretch[0]] = Some(Err(failure.into_error())),
                 Err(failure) => {
                     tracing::warn!(rows = stretch.len(), error = ?failure, "a batch failed and is split");
-                    let middle = stretch.start + stretch.len() / 2;
-                    ahead.push((middle..stretch.end, false));
-                    ahead.push((stretch.start..middle, false));
+                    let (first, second) = stretch.split_at(stretch.len() / 2);
+                    ahead.push((second, false));
+                    ahead.push((first, false));
                 }
             }
         }
-        self.read_earlier(connection).await
+        Ok(())
     }
 
-    async fn accept(&mut self, connection: &mut Connection, stretch: &Range<usize>) -> Result<(), Failure> {
+    async fn accept(&mut self, connection: &mut Connection, stretch: &[usize]) -> Result<(), Failure> {
         let mut columns = Columns::default();
-        for i in &self.order[stretch.clone()] {
+        for i in stretch {
             columns.push(&self.messages[*i]);
         }
         let turned = columns.accept(connection, self.now).await?;
-        for i in &self.order[stretch.clone()] {
-            let seq = self.messages[*i].seq.0;
-            self.answers[*i] = match turned.get(&seq) {
-                None => Some(Ok(Accepted::Created)),
-                Some(Turned::Away(refusal)) => Some(Ok(Accepted::Refused(*refusal))),
-                Some(Turned::Taken) => None,
-            };
+        for i in stretch {
+            match turned.get(&self.messages[*i].seq.0) {
+                None => self.answers[*i] = Some(Ok(Accepted::Created)),
+                Some(Turned::Away(refusal)) => self.answers[*i] = Some(Ok(Accepted::Refused(*refusal))),
+                Some(Turned::Short) => self.short.push(*i),
+                Some(Turned::Taken) => self.taken.push(*i),
+            }
         }
         Ok(())
     }
 
-    /// Answers those whose key was taken. A statement of its own, because only a new snapshot sees what was committed
-    /// while ours waited for it.
-    async fn read_earlier(&mut self, connection: &mut Connection) -> Result<()> {
-        let open = || self.order.iter().copied().filter(|i| self.answers[*i].is_none());
-        if open().next().is_none() {
-            return Ok(());
-        }
+    /// Answers those of the messages whose key was used before, and gives back the positions of the others. A statement of its
+    /// own, because only a new snapshot sees what was committed while ours waited for it.
+    async fn read_earlier(&mut self, connection: &mut Connection, positions: Vec<usize>) -> Result<Vec<usize>> {
         let mut keys = Keys::default();
-        for i in open() {
-            keys.push(&self.messages[i]);
+        for i in &positions {
+            keys.push(&self.messages[*i]);
         }
         let mut earlier: HashMap<i64, Row> = HashMap::new();
-        for row in keys.read(connection).await? {
-            earlier.insert(get(&row, "candidate_seq")?, row);
+        if !keys.seq.is_empty() {
+            for row in keys.read(connection).await? {
+                earlier.insert(get(&row, "candidate_seq")?, row);
+            }
         }
-        for (answer, message) in self.answers.iter_mut().zip(self.messages).filter(|(answer, _)| answer.is_none()) {
-            *answer = Some(match earlier.get(&message.seq.0) {
+        let mut others = Vec::new();
+        for i in positions {
+            let message = &self.messages[i];
+            match (&message.idempotency, earlier.get(&message.seq.0)) {
                 // The same payload names the same recipient and channel, so they are known even if that message is gone.
-                Some(row) => match &message.idempotency {
-                    Some(claim) => answer_of(row, claim, || Ok((message.recipient.clone(), message.channel))),
-                    None => Err(Error::internal("a message without an idempotency key lost one")),
-                },
-                None => Err(Error::Unavailable("the record of the key was purged just now".into())),
-            });
+                (Some(claim), Some(row)) => {
+                    self.answers[i] = Some(answer_of(row, claim, || Ok((message.recipient.clone(), message.channel))));
+                }
+                _ => others.push(i),
+            }
         }
-        Ok(())
+        Ok(others)
+    }
+
+    /// Refills the slices that the messages at these positions count in. Those whose quota is used up are answered; the
+    /// positions of the others come back.
+    async fn refill(&mut self, connection: &mut Connection, positions: Vec<usize>) -> Result<Vec<usize>> {
+        let mut wanted: BTreeMap<Slice, (i64, i64)> = BTreeMap::new();
+        for message in positions.iter().map(|i| &self.messages[*i]) {
+            let (limit, needed) = wanted.entry(slice(message)).or_insert((i64::MAX, 0));
+            *limit = (*limit).min(message.quota.unwrap_or(i64::MAX));
+            *needed += 1;
+        }
+        let mut used_up: HashSet<Slice> = HashSet::new();
+        for (slice, (limit, needed)) in wanted {
+            match quota::refill(connection, slice, limit, needed).await {
+                Ok(0) => {
+                    used_up.insert(slice);
+                }
+                Ok(_) => {}
+                // Tried again with the messages.
+                Err(failure) if failure.is_collision() => tracing::debug!(error = ?failure, "a refill met another one"),
+                Err(failure) => return Err(failure.into_error()),
+            }
+        }
+        let (refused, room): (Vec<usize>, Vec<usize>) = positions.into_iter().partition(|i| used_up.contains(&slice(&self.messages[*i])));
+        for i in refused {
+            self.answers[i] = Some(Ok(Accepted::Refused(Refusal::Quota)));
+        }
+        Ok(room)
     }
 }
 
@@ -281,8 +394,12 @@ impl<'b> Keys<'b> {
         self.key.push(&claim.key);
     }
 
+    fn params(&self) -> [Param<'_>; 5] {
+        [&self.seq, &self.owner, &self.environment, &self.operation, &self.key]
+    }
+
     async fn read(&self, connection: &mut Connection) -> Result<Vec<Row>, Failure> {
-        connection.query(EARLIER, &[&self.seq, &self.owner, &self.environment, &self.operation, &self.key]).await
+        connection.query(EARLIER, &self.params()).await
     }
 }
 
@@ -329,7 +446,7 @@ pub(super) async fn find_replay(
 ) -> Result<Option<Accepted>> {
     let mut keys = Keys::default();
     keys.add(Seq(0), tenant, environment, claim);
-    let rows = keys.read(&mut store.connection().await?).await?;
+    let rows = store.connection().await?.query_within(tenant, EARLIER, &keys.params()).await?;
     let gone = || Err(Error::internal("the message of an idempotency record is gone"));
     rows.first().map(|row| answer_of(row, claim, gone)).transpose()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use raven_core::Timestamp;
+use raven_core::{Timestamp, retry::RetryPolicy, tenant::TenantStatus};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -14,10 +14,13 @@ use super::{
 };
 use crate::{Claimed, Job, Lane, Lease, Result};
 
-/// The first waiting jobs that are due after a time.
-const NEXT: &str = "SELECT tenant_id, environment, channel, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2";
+/// The first waiting jobs that are due after a time. A tenant that is not active holds its jobs.
+const NEXT: &str = "
+SELECT j.tenant_id, j.environment, j.channel, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
+FROM (SELECT tenant_id, environment, channel, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
 
-/// The lanes after one, with the due time of their first job and that of the first one that is not due yet.
+/// The lanes after one, with the due time of their first job and that of the first one that is not due yet, and whether their
+/// tenant holds them.
 const LANES: &str = "
 WITH RECURSIVE lane AS (
   SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, NULL::bigint AS due_at, 0::bigint AS n
@@ -34,18 +37,20 @@ SELECT tenant_id, environment, channel, due_at, CASE WHEN due_at > $5 THEN due_a
     SELECT j.due_at FROM jobs j
     WHERE j.epoch IS NULL AND j.tenant_id = lane.tenant_id AND j.environment = lane.environment AND j.channel = lane.channel AND j.due_at > $5
     ORDER BY j.due_at LIMIT 1
-  ) END AS later
+  ) END AS later, EXISTS (SELECT FROM tenants t WHERE t.id = lane.tenant_id AND t.status <> 1) AS held
 FROM lane WHERE n > 0 ORDER BY n";
 
-/// Leases due jobs of some lanes, round by round: the first of each, then the second of each. What another node is leasing
+const _: () = assert!(TenantStatus::Active.code() == 1);
+
+/// Leases due jobs of some lanes, each up to a time of its own, round by round: the first of each, then the second of each. What another node is leasing
 /// at the same moment is passed over.
 const TAKE: &str = "
 WITH locked AS MATERIALIZED (
   SELECT j.seq, l.n AS lane, row_number() OVER (PARTITION BY l.n ORDER BY j.due_at, j.seq) AS round
-  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[]) WITH ORDINALITY AS l (tenant_id, environment, channel, n)
+  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[]) WITH ORDINALITY AS l (tenant_id, environment, channel, until, n)
   CROSS JOIN LATERAL (
     SELECT j.seq, j.due_at FROM jobs j
-    WHERE j.epoch IS NULL AND j.tenant_id = l.tenant_id AND j.environment = l.environment AND j.channel = l.channel AND j.due_at <= $5
+    WHERE j.epoch IS NULL AND j.tenant_id = l.tenant_id AND j.environment = l.environment AND j.channel = l.channel AND j.due_at <= l.until
     ORDER BY j.due_at, j.seq LIMIT $6 FOR UPDATE SKIP LOCKED
   ) j
 ), chosen AS MATERIALIZED (
@@ -72,8 +77,8 @@ const MOST_LANES: usize = 4096;
 
 /// What a walk over the lanes found.
 struct Walk {
-    /// Lanes with due jobs, beginning after the last claim's.
-    due: Vec<Lane>,
+    /// Lanes with due jobs, beginning after the last claim's, and up to when their jobs count as due.
+    due: Vec<(Lane, Timestamp)>,
     /// When the first job that isn't due yet will be.
     next_due: Option<Timestamp>,
     /// The last lane that was looked at.
@@ -93,7 +98,7 @@ pub(super) async fn claim(
 ) -> Result<Claimed> {
     let skip: HashSet<Lane> = skip.iter().copied().collect();
     let mut connection = store.connection().await?;
-    let first = look(&mut connection, &skip, i64::MIN).await?;
+    let first = look(&mut connection, &skip, i64::MIN, now).await?;
     match first {
         Look::Nothing => return Ok(Claimed::default()),
         Look::At(due) if due > now => return Ok(Claimed { jobs: Vec::new(), next_due: Some(due) }),
@@ -101,17 +106,14 @@ pub(super) async fn claim(
     }
     let after = *store.last_lane.lock();
     let walk = walk(&mut connection, after, &skip, limit, now).await?;
-    let jobs = if walk.due.is_empty() || per_lane == 0 {
-        Vec::new()
-    } else {
-        take(&mut connection, lease, &walk.due, limit, per_lane, now).await?
-    };
+    let jobs =
+        if walk.due.is_empty() || per_lane == 0 { Vec::new() } else { take(&mut connection, lease, &walk.due, limit, per_lane).await? };
     if let Some(last) = jobs.last().map(|job| job.lane).or(if walk.complete { None } else { walk.last }) {
         *store.last_lane.lock() = Some(last);
     }
     let mut next_due = walk.next_due;
     if !walk.complete
-        && let Look::At(due) = look(&mut connection, &skip, now.millis()).await?
+        && let Look::At(due) = look(&mut connection, &skip, now.millis(), now).await?
     {
         next_due = Some(next_due.map_or(due, |seen| seen.min(due)));
     }
@@ -125,14 +127,22 @@ enum Look {
     Unclear,
 }
 
-async fn look(connection: &mut Connection, skip: &HashSet<Lane>, after: i64) -> Result<Look> {
+async fn look(connection: &mut Connection, skip: &HashSet<Lane>, after: i64, now: Timestamp) -> Result<Look> {
     let rows = connection.query(NEXT, &[&after, &SAMPLE]).await?;
     for row in &rows {
-        if skip.is_empty() || !skip.contains(&rows::lane(row)?) {
-            return Ok(Look::At(time(row, "due_at")?));
+        let lane = rows::lane(row)?;
+        let due_at = time(row, "due_at")?;
+        if skip.contains(&lane) || get(row, "held")? && due_at > held_until(lane, now) {
+            continue;
         }
+        return Ok(Look::At(due_at));
     }
     Ok(if limit_of(rows.len()) < SAMPLE { Look::Nothing } else { Look::Unclear })
+}
+
+/// What of a lane whose tenant is not active counts as due: what must have expired meanwhile, and is only to be told so.
+fn held_until(lane: Lane, now: Timestamp) -> Timestamp {
+    now.before(RetryPolicy::of(lane.channel).max_age)
 }
 
 /// Hops over the lanes after `after`, then over those before it, until `most` with due jobs are found.
@@ -152,9 +162,13 @@ async fn walk(connection: &mut Connection, after: Option<Lane>, skip: &HashSet<L
             if skip.contains(&lane) {
                 continue;
             }
-            walk.next_due = walk.next_due.into_iter().chain(rows::optional_time(row, "later")?).min();
-            if time(row, "due_at")? <= now {
-                walk.due.push(lane);
+            let held = get(row, "held")?;
+            let until = if held { held_until(lane, now) } else { now };
+            if !held {
+                walk.next_due = walk.next_due.into_iter().chain(rows::optional_time(row, "later")?).min();
+            }
+            if time(row, "due_at")? <= until {
+                walk.due.push((lane, until));
                 if walk.due.len() == most {
                     return Ok(walk);
                 }
@@ -177,14 +191,14 @@ async fn hop(connection: &mut Connection, from: Option<Lane>, now: Timestamp) ->
     Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis()]).await?)
 }
 
-async fn take(connection: &mut Connection, lease: Lease, lanes: &[Lane], most: usize, per_lane: usize, now: Timestamp) -> Result<Vec<Job>> {
-    let tenants: Vec<Uuid> = lanes.iter().map(|l| l.tenant.0).collect();
-    let environments: Vec<i16> = lanes.iter().map(|l| l.environment.code()).collect();
-    let channels: Vec<i16> = lanes.iter().map(|l| l.channel.code()).collect();
+async fn take(connection: &mut Connection, lease: Lease, lanes: &[(Lane, Timestamp)], most: usize, per_lane: usize) -> Result<Vec<Job>> {
+    let tenants: Vec<Uuid> = lanes.iter().map(|(lane, _)| lane.tenant.0).collect();
+    let environments: Vec<i16> = lanes.iter().map(|(lane, _)| lane.environment.code()).collect();
+    let channels: Vec<i16> = lanes.iter().map(|(lane, _)| lane.channel.code()).collect();
+    let untils: Vec<i64> = lanes.iter().map(|(_, until)| until.millis()).collect();
     // Each of the other lanes gives one at least, so more than this can't be taken of any.
     let each = per_lane.min(most.saturating_sub(lanes.len() - 1).max(1));
-    let rows =
-        connection.query(TAKE, &[&lease.0, &tenants, &environments, &channels, &now.millis(), &limit_of(each), &limit_of(most)]).await?;
+    let rows = connection.query(TAKE, &[&lease.0, &tenants, &environments, &channels, &untils, &limit_of(each), &limit_of(most)]).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
         if get::<Option<&str>>(row, "recipient")?.is_none() {

@@ -7,11 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use futures_util::future::join3;
 use parking_lot::Mutex;
+use raven_core::TenantId;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{Config, Row, error::SqlState, types::ToSql};
 
-use super::tls::Tls;
+use super::{scope, tls::Tls};
 use crate::{Error, Result};
 
 /// How long a verb waits for a free connection, or for a new one to be made, before it answers "unavailable".
@@ -183,6 +185,49 @@ impl Connection {
         .await
     }
 
+    /// Runs a prepared statement with the rights of a tenant, in a transaction of its own, and gives its rows. All that this
+    /// takes is written before the first answer is read, so it is one round trip.
+    pub(super) async fn query_within(&mut self, tenant: TenantId, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
+        self.run(async |client| {
+            let statement = client.prepare_cached(sql).await?;
+            let opening = scope::opening(tenant);
+            // Written in this order. If the first one fails, so does the second: it is of the same, broken transaction, which
+            // the last one ends in any case.
+            let (opened, rows, ended) =
+                join3(client.batch_execute(&opening), client.query(&statement, params), client.batch_execute("COMMIT")).await;
+            opened?;
+            let rows = rows?;
+            ended?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// The same for one row at most.
+    pub(super) async fn query_opt_within(
+        &mut self,
+        tenant: TenantId,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, Failure> {
+        Ok(self.query_within(tenant, sql, params).await?.into_iter().next())
+    }
+
+    /// The same for the number of rows changed.
+    pub(super) async fn execute_within(&mut self, tenant: TenantId, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Failure> {
+        self.run(async |client| {
+            let statement = client.prepare_cached(sql).await?;
+            let opening = scope::opening(tenant);
+            let (opened, changed, ended) =
+                join3(client.batch_execute(&opening), client.execute(&statement, params), client.batch_execute("COMMIT")).await;
+            opened?;
+            let changed = changed?;
+            ended?;
+            Ok(changed)
+        })
+        .await
+    }
+
     /// Runs statements without parameters.
     pub(super) async fn batch(&mut self, sql: &str) -> Result<(), Failure> {
         self.run(async |client| client.batch_execute(sql).await).await
@@ -191,6 +236,13 @@ impl Connection {
     /// Opens a transaction. Unless it is committed or rolled back, the connection is closed and with it the transaction.
     pub(super) async fn begin(&mut self) -> Result<(), Failure> {
         self.batch("BEGIN").await?;
+        self.spoiled = true;
+        Ok(())
+    }
+
+    /// The same with the rights of a tenant only.
+    pub(super) async fn begin_within(&mut self, tenant: TenantId) -> Result<(), Failure> {
+        self.batch(&scope::opening(tenant)).await?;
         self.spoiled = true;
         Ok(())
     }
@@ -244,7 +296,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    fn state(&self) -> Option<&SqlState> {
+    /// What the server calls it.
+    pub(super) fn state(&self) -> Option<&SqlState> {
         match self {
             Self::Driver(e) => e.code(),
             Self::Silent => None,
@@ -254,6 +307,16 @@ impl Failure {
     /// Two transactions met, and this one was chosen to be undone: the same may work at once.
     pub(super) fn is_collision(&self) -> bool {
         self.state().is_some_and(|s| *s == SqlState::T_R_SERIALIZATION_FAILURE || *s == SqlState::T_R_DEADLOCK_DETECTED)
+    }
+
+    /// More was to be debited from a slice of a quota than it holds: somebody took tokens back meanwhile.
+    pub(super) fn overdraws(&self) -> bool {
+        match self {
+            Self::Driver(e) => e
+                .as_db_error()
+                .is_some_and(|d| *d.code() == SqlState::CHECK_VIOLATION && d.constraint() == Some(super::quota::NEVER_OVERDRAWN)),
+            Self::Silent => false,
+        }
     }
 
     /// Nothing can be written now; it may be possible later.

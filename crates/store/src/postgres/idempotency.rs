@@ -1,11 +1,14 @@
 //! Idempotency of the verbs that create one resource: the record goes in first, so that a concurrent equal claim waits
 //! for this transaction and then replays it.
 
+use raven_core::TenantId;
+
 use super::{
+    audit,
     connection::{Connection, Failure},
     rows::get,
 };
-use crate::{Claim, Error, Outcome, Result};
+use crate::{AuditRecord, Claim, Error, Outcome, Result};
 
 const INSERT: &str = "INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, response, expires_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (owner_id, environment, operation, key) DO NOTHING";
@@ -14,28 +17,60 @@ const FIND: &str = "SELECT fingerprint, response FROM idempotency WHERE owner_id
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND];
 
-/// Creates in one transaction what `insert` inserts, and the record of the claim. `conflict` tells which violated
-/// constraint is the caller's to answer for, and by which name.
+/// What there is to know of a creation, besides what is created.
+pub(super) struct Creation<'a> {
+    /// With the rights of this tenant only; `None`: of the login.
+    pub(super) within: Option<TenantId>,
+    /// The caller's claim, if there is one.
+    pub(super) claim: Option<&'a Claim>,
+    /// Which violated constraint is the caller's to answer for, and by which name.
+    pub(super) conflict: Option<(&'a str, &'static str)>,
+    /// What the audit log says.
+    pub(super) audit: &'a AuditRecord,
+}
+
+/// Creates in one transaction what `insert` inserts, the record of the claim, and that of the audit log.
 pub(super) async fn create(
-    mut connection: Connection,
-    claim: Option<&Claim>,
-    conflict: Option<(&str, &'static str)>,
+    connection: Connection,
+    creation: Creation<'_>,
     insert: impl AsyncFnOnce(&mut Connection) -> Result<(), Failure>,
 ) -> Result<Outcome> {
-    connection.begin().await?;
-    if let Some(claim) = claim
+    let created = create_if(connection, creation, async |connection| insert(connection).await.map(|()| true)).await?;
+    created.ok_or_else(|| Error::internal("a creation without a condition was not made"))
+}
+
+/// The same where `insert` may find (`false`) that what it depends on is not there: then nothing is created, and the key is
+/// not used up.
+pub(super) async fn create_if(
+    mut connection: Connection,
+    creation: Creation<'_>,
+    insert: impl AsyncFnOnce(&mut Connection) -> Result<bool, Failure>,
+) -> Result<Option<Outcome>> {
+    match creation.within {
+        Some(tenant) => connection.begin_within(tenant).await?,
+        None => connection.begin().await?,
+    }
+    if let Some(claim) = creation.claim
         && let Some(outcome) = earlier(&mut connection, claim).await?
     {
         connection.rollback().await?;
-        return Ok(outcome);
+        return Ok(Some(outcome));
     }
-    match insert(&mut connection).await {
-        Ok(()) => {
+    let inserted = match insert(&mut connection).await {
+        Ok(true) => audit::write(&mut connection, creation.audit).await.map(|()| true),
+        other => other,
+    };
+    match inserted {
+        Ok(true) => {
             connection.commit().await?;
-            Ok(Outcome::Created)
+            Ok(Some(Outcome::Created))
+        }
+        Ok(false) => {
+            connection.rollback().await?;
+            Ok(None)
         }
         Err(failure) => {
-            let taken = conflict.filter(|(constraint, _)| failure.violated() == Some(constraint)).map(|(_, name)| name);
+            let taken = creation.conflict.filter(|(constraint, _)| failure.violated() == Some(constraint)).map(|(_, name)| name);
             // Best effort: a connection that cannot roll back is closed, which does the same.
             if let Err(e) = connection.rollback().await {
                 tracing::debug!(error = ?e, "could not roll back");

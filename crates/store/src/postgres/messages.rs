@@ -147,7 +147,8 @@ async fn list(store: &PostgresStore, tenant: TenantId, query: &MessageQuery) -> 
     let rows = store
         .connection()
         .await?
-        .query(
+        .query_within(
+            tenant,
             statement,
             &[
                 &tenant.0,
@@ -204,7 +205,13 @@ impl Messages for PostgresStore {
 
     async fn find_message(&self, tenant: TenantId, environment: Option<Environment>, seq: Seq) -> Result<Option<MessageRecord>> {
         let environment = environment.map(Environment::code);
-        self.connection().await?.query_opt(FIND, &[&seq.0, &tenant.0, &environment]).await?.as_ref().map(rows::message).transpose()
+        self.connection()
+            .await?
+            .query_opt_within(tenant, FIND, &[&seq.0, &tenant.0, &environment])
+            .await?
+            .as_ref()
+            .map(rows::message)
+            .transpose()
     }
 
     async fn list_events(&self, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>> {
@@ -212,7 +219,12 @@ impl Messages for PostgresStore {
     }
 
     async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
-        self.connection().await?.query_opt(FIND_CONTENT, &[&seq.0, &tenant.0]).await?.map(|row| get(&row, "content")).transpose()
+        self.connection()
+            .await?
+            .query_opt_within(tenant, FIND_CONTENT, &[&seq.0, &tenant.0])
+            .await?
+            .map(|row| get(&row, "content"))
+            .transpose()
     }
 
     async fn list_messages(&self, tenant: TenantId, query: &MessageQuery) -> Result<MessagePage> {

@@ -9,6 +9,7 @@ use tokio_postgres::Config;
 use super::{
     connection::{Connection, Connections, Failure},
     rows::get,
+    scope,
     tls::Tls,
 };
 use crate::{Error, Migrations, Result};
@@ -20,7 +21,10 @@ struct Step {
     sql: &'static str,
 }
 
-const STEPS: &[Step] = &[Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/postgres.sql") }];
+const STEPS: &[Step] = &[
+    Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/postgres.sql") },
+    Step { number: 2, name: "contract", sql: include_str!("../../migrations/0002_contract/postgres.sql") },
+];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.
 pub(super) fn texts() -> impl Iterator<Item = &'static str> {
@@ -67,6 +71,8 @@ pub(super) async fn migrate(config: &Config, tls: &Tls, now: Timestamp) -> Resul
     let direct = Connections::new(config, tls, 1)?;
     let mut connection = direct.get().await?;
     connection.take_time();
+    // Outside of the steps' transactions: roles belong to the whole cluster.
+    scope::ensure_role(&mut connection).await?;
     for step in STEPS {
         apply(&mut connection, step, now).await?;
     }

@@ -11,21 +11,29 @@ use tokio_postgres::Config;
 use crate::{Health, Lane, Migrations, Result};
 
 mod accept;
+mod audit;
 mod claim;
 mod connection;
 mod idempotency;
+mod invitations;
 mod keys;
+mod limits;
+mod members;
 mod messages;
 mod migrate;
 mod nodes;
 mod providers;
+mod purge;
 mod queue;
+mod quota;
 mod rows;
+mod scope;
 mod secrets;
 mod settle;
 mod tenants;
 mod timeline;
 mod tls;
+mod usage;
 
 use connection::{Connection, Connections};
 
@@ -77,12 +85,35 @@ impl PostgresStore {
     }
 }
 
+/// What only tests do.
+#[cfg(any(test, feature = "conformance"))]
+impl PostgresStore {
+    /// Runs a statement as the verbs of a tenant run theirs, and tells how many rows came back.
+    ///
+    /// # Errors
+    /// What the database refuses is [`Error::Internal`](crate::Error::Internal).
+    pub async fn rows_within(&self, tenant: raven_core::TenantId, sql: &'static str) -> Result<usize> {
+        Ok(self.connection().await?.query_within(tenant, sql, &[]).await?.len())
+    }
+}
+
 const PING: &str = "SELECT 1";
+/// The one place where the database's clock is read: to compare it with ours.
+const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
 
 #[async_trait]
 impl Health for PostgresStore {
     fn engine(&self) -> &'static str {
         "postgres"
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn database_time(&self) -> Result<Option<Timestamp>> {
+        let row = self.connection().await?.query_opt(TIME, &[]).await?;
+        row.map(|row| rows::time(&row, "now")).transpose()
     }
 
     fn writers(&self) -> usize {
@@ -124,21 +155,29 @@ pub fn migration_texts() -> impl Iterator<Item = &'static str> {
 #[cfg(any(test, feature = "conformance"))]
 #[must_use]
 pub fn statements() -> Vec<&'static str> {
-    let mut all = vec![PING];
+    let mut all = vec![PING, TIME];
     for of_noun in [
         accept::STATEMENTS,
+        audit::STATEMENTS,
         claim::STATEMENTS,
         idempotency::STATEMENTS,
+        invitations::STATEMENTS,
         keys::STATEMENTS,
+        limits::STATEMENTS,
+        members::STATEMENTS,
         messages::STATEMENTS,
         migrate::STATEMENTS,
         nodes::STATEMENTS,
         providers::STATEMENTS,
+        purge::STATEMENTS,
         queue::STATEMENTS,
+        quota::STATEMENTS,
+        scope::STATEMENTS,
         secrets::STATEMENTS,
         settle::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
+        usage::STATEMENTS,
     ] {
         all.extend_from_slice(of_noun);
     }

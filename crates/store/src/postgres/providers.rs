@@ -4,10 +4,12 @@ use async_trait::async_trait;
 use raven_core::{ConfigId, TenantId, Timestamp};
 
 use super::{
-    PostgresStore, idempotency,
+    PostgresStore,
+    connection::Param,
+    idempotency::{Creation, create},
     rows::{self, below, limit as limit_of},
 };
-use crate::{ConfigRecord, Configs, NewConfig, Outcome, Result};
+use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 
 macro_rules! config_columns {
     () => {
@@ -22,7 +24,8 @@ const LIST: &str = concat!(
     config_columns!(),
     " FROM provider_configs WHERE tenant_id = $1 AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4"
 );
-const DELETE: &str = "DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2";
+const DELETE: &str = "WITH gone AS (DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2 RETURNING tenant_id) \
+     INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
@@ -30,8 +33,9 @@ pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
 #[async_trait]
 impl Configs for PostgresStore {
     async fn create_config(&self, new: NewConfig) -> Result<Outcome> {
-        let NewConfig { record: c, claim } = &new;
-        idempotency::create(self.connection().await?, claim.as_ref(), None, async |connection| {
+        let NewConfig { record: c, claim, audit } = &new;
+        let creation = Creation { within: Some(c.tenant), claim: claim.as_ref(), conflict: None, audit };
+        create(self.connection().await?, creation, async |connection| {
             connection
                 .execute(
                     INSERT,
@@ -54,16 +58,17 @@ impl Configs for PostgresStore {
     }
 
     async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>> {
-        self.connection().await?.query_opt(FIND, &[&id.0, &tenant.0]).await?.as_ref().map(rows::config).transpose()
+        self.connection().await?.query_opt_within(tenant, FIND, &[&id.0, &tenant.0]).await?.as_ref().map(rows::config).transpose()
     }
 
     async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>> {
         let (created_at, id) = below(before.map(|(at, id)| (at, id.0)));
-        let rows = self.connection().await?.query(LIST, &[&tenant.0, &created_at, &id, &limit_of(limit)]).await?;
+        let rows = self.connection().await?.query_within(tenant, LIST, &[&tenant.0, &created_at, &id, &limit_of(limit)]).await?;
         rows.iter().map(rows::config).collect()
     }
 
-    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
-        Ok(self.connection().await?.execute(DELETE, &[&id.0, &tenant.0]).await? == 1)
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {
+        let params: [Param<'_>; 4] = [&id.0, &tenant.0, &audit.seq.0, &audit.entry];
+        Ok(self.connection().await?.execute_within(tenant, DELETE, &params).await? == 1)
     }
 }

@@ -4,7 +4,7 @@ use raven_core::{
     Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp,
     permission::{Role, Scopes},
     sms::Encoding,
-    tenant::TenantStatus,
+    tenant::{SuspendedBy, TenantStatus},
 };
 use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Leas
 macro_rules! tenant_columns {
     () => {
         "t.id AS tenant_id, t.slug, t.name AS tenant_name, t.status AS tenant_status, t.plan, t.country_code, t.default_locale, t.default_tz, \
-         t.created_at AS tenant_created_at, t.data_key, t.retry_unknown"
+         t.created_at AS tenant_created_at, t.data_key, t.retry_unknown, t.suspended_by, t.archived_at"
     };
 }
 pub(super) use tenant_columns;
@@ -54,6 +54,8 @@ pub(super) fn tenant(row: &Row) -> Result<TenantRecord> {
         created_at: time(row, "tenant_created_at")?,
         data_key: get(row, "data_key")?,
         retry_unknown: get(row, "retry_unknown")?,
+        suspended_by: get::<Option<i16>>(row, "suspended_by")?.and_then(SuspendedBy::from_code),
+        archived_at: optional_time(row, "archived_at")?,
     })
 }
 
@@ -76,6 +78,7 @@ pub(super) fn key(row: &Row) -> Result<KeyRecord> {
         expires_at: optional_time(row, "expires_at")?,
         created_at: time(row, "created_at")?,
         revoked_at: optional_time(row, "revoked_at")?,
+        last_used_at: optional_time(row, "last_used_at")?,
     })
 }
 

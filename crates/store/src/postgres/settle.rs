@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use raven_core::{Status, Timestamp};
+use raven_core::{Seq, Status, Timestamp};
 use uuid::Uuid;
 
 use super::{
@@ -26,6 +26,7 @@ SELECT seq, attempt FROM job";
 
 // A settlement whose answer was lost comes again: its event is there then, and stays the only one.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
+// What rose to a status is counted last, because there settlements of the same tenant wait for each other to be durable.
 // `= ANY` keeps every plan to the rows that are asked for, whatever way it joins them (by hashing, see
 // `connection::joining_by_hash`), and BETWEEN to their partitions.
 const SETTLE: &str = "
@@ -45,21 +46,35 @@ WITH s AS MATERIALIZED (
 ), rescheduled AS (
   UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL FROM s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+), before AS MATERIALIZED (
+  SELECT seq, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
+), message AS (
+  UPDATE messages m SET
+    status = GREATEST(m.status, s.status),
+    provider = COALESCE(s.provider, m.provider),
+    config_id = COALESCE(s.config_id, m.config_id),
+    provider_message_id = COALESCE(s.provider_message_id, m.provider_message_id),
+    segments = COALESCE(s.segments, m.segments),
+    cost_currency = COALESCE(s.cost_currency, m.cost_currency),
+    cost_micros = COALESCE(s.cost_micros, m.cost_micros),
+    failure_reason = COALESCE(s.failure_reason, m.failure_reason)
+  FROM s
+  WHERE m.seq = ANY ($4) AND m.seq BETWEEN $2 AND $3 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
+    AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)
+  RETURNING m.seq, m.tenant_id, m.environment, m.channel, s.status
 )
-UPDATE messages m SET
-  status = GREATEST(m.status, s.status),
-  provider = COALESCE(s.provider, m.provider),
-  config_id = COALESCE(s.config_id, m.config_id),
-  provider_message_id = COALESCE(s.provider_message_id, m.provider_message_id),
-  segments = COALESCE(s.segments, m.segments),
-  cost_currency = COALESCE(s.cost_currency, m.cost_currency),
-  cost_micros = COALESCE(s.cost_micros, m.cost_micros),
-  failure_reason = COALESCE(s.failure_reason, m.failure_reason)
-FROM s
-WHERE m.seq = ANY ($4) AND m.seq BETWEEN $2 AND $3 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
-  AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)";
+INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
+SELECT m.tenant_id, ((m.seq >> 21) / 86400000)::integer AS day, m.environment, m.channel, m.status, (m.seq >> 13 & 255)::smallint AS slot, count(*)
+FROM message m JOIN before b ON b.seq = m.seq WHERE m.status >= 30 AND m.status > b.status
+GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages";
 
-const _: () = assert!(Status::Sending.code() == 20);
+const _: () = {
+    assert!(Status::Sending.code() == 20 && Status::Sent.code() == 30);
+    // A seq of the second millisecond, of slot 3.
+    let seq = Seq((1 << 21) + (3 << 13) + 5);
+    assert!(seq.at().millis() == seq.0 >> 21 && seq.slot() as i64 == seq.0 >> 13 & 255);
+};
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[START, SETTLE];

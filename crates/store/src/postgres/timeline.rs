@@ -33,7 +33,7 @@ fn line(kind: EventKind, at: Timestamp, attempt: i16) -> EventRecord {
 
 /// See [`Messages::list_events`](crate::Messages::list_events).
 pub(super) async fn list(store: &PostgresStore, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>> {
-    let rows = store.connection().await?.query(LIST, &[&seq.0, &tenant.0]).await?;
+    let rows = store.connection().await?.query_within(tenant, LIST, &[&seq.0, &tenant.0]).await?;
     let Some(first) = rows.first() else { return Ok(Vec::new()) };
     let mut lines = vec![(Place::Queued, line(EventKind::Queued, seq.at(), 0))];
     let mut starts: Vec<(i16, Timestamp)> = Vec::new();

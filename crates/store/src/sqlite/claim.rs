@@ -3,10 +3,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use raven_core::{Channel, Environment, Seq, TenantId, Timestamp};
+use raven_core::{Channel, Environment, Seq, TenantId, Timestamp, retry::RetryPolicy};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Id, code, id, limit, time};
+use super::{
+    rows::{Id, code, id, limit, time},
+    tenants,
+};
 use crate::{Action, Error, Job, Lane, Lease, Result};
 
 pub(super) const STATEMENTS: &[&str] = &[NEXT_LANE, NEXT_DUE, DUE, LOAD, LOAD_CONTENT, LEASE];
@@ -26,16 +29,24 @@ const LEASE: &str = "UPDATE jobs SET epoch = ?1 WHERE seq = ?2 AND epoch IS NULL
 /// What a look at the waiting jobs found.
 pub(super) struct Found {
     /// Lanes that have due jobs, in order.
-    pub(super) due: Vec<Lane>,
+    pub(super) due: Vec<Due>,
     /// The earliest time at which a further job becomes due.
     pub(super) next_due: Option<Timestamp>,
 }
 
+/// A lane that has due jobs.
+#[derive(Clone, Copy)]
+pub(super) struct Due {
+    lane: Lane,
+    /// Its jobs are due until this time: now, or that of jobs which must have expired, where the tenant is not active.
+    until: Timestamp,
+}
+
 impl Found {
     /// The lanes that have due jobs, beginning with the first one after `last`.
-    pub(super) fn due_after(&self, last: Option<Lane>) -> Vec<Lane> {
+    pub(super) fn due_after(&self, last: Option<Lane>) -> Vec<Due> {
         let mut lanes = self.due.clone();
-        let first = lanes.partition_point(|lane| Some(*lane) <= last);
+        let first = lanes.partition_point(|due| Some(due.lane) <= last);
         lanes.rotate_left(first);
         lanes
     }
@@ -65,10 +76,18 @@ pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Resu
         if skip.contains(&lane) {
             continue;
         }
+        if !tenants::is_active(c, lane.tenant)? {
+            // Held, but for what it is too late for: those jobs are claimed, so that they end.
+            let until = now.before(RetryPolicy::of(lane.channel).max_age);
+            if first_due <= until {
+                found.due.push(Due { lane, until });
+            }
+            continue;
+        }
         let later = if first_due > now {
             Some(first_due)
         } else {
-            found.due.push(lane);
+            found.due.push(Due { lane, until: now });
             let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), now.millis()];
             next_due.query_row(values, |r| time(r, 0)).optional()?
         };
@@ -77,15 +96,15 @@ pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Resu
 }
 
 /// Leases due jobs, round by round over the lanes: one of each, then another of each.
-pub(super) fn take(c: &Connection, lease: Lease, mut lanes: Vec<Lane>, most: usize, per_lane: usize, now: Timestamp) -> Result<Vec<Job>> {
+pub(super) fn take(c: &Connection, lease: Lease, mut lanes: Vec<Due>, most: usize, per_lane: usize) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     let mut waiting: VecDeque<(Lane, VecDeque<i64>)> = VecDeque::new();
     let mut due = c.prepare_cached(DUE)?;
     // With at least as many lanes as jobs wanted, the first round is the last one.
     let each = if lanes.len() >= most { 1 } else { per_lane.min(most) };
     lanes.truncate(most);
-    for lane in lanes {
-        let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), now.millis(), limit(each)];
+    for Due { lane, until } in lanes {
+        let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), until.millis(), limit(each)];
         waiting.push_back((lane, due.query_map(values, |r| r.get(0))?.collect::<rusqlite::Result<_>>()?));
     }
     while jobs.len() < most

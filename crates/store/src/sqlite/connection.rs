@@ -18,7 +18,7 @@ const CHECKPOINT_PAGES: i32 = 1000;
 /// Bytes that the log keeps on disk after a checkpoint found it larger (a long read had held it).
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 /// More than there are statements: none is ever prepared twice.
-const STATEMENT_CACHE: usize = 128;
+const STATEMENT_CACHE: usize = 256;
 
 /// Opens the writer's connection, and makes the file if there is none.
 pub(super) fn create(path: &Path) -> Result<Connection> {

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, KeyId, Seq, Status, TenantId, Timestamp, sms::Encoding, tenant::TenantStatus};
+use raven_core::{Channel, Environment, KeyId, Seq, Status, TenantId, Timestamp, sms::Encoding};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
-    SqliteStore, pages,
+    SqliteStore, audit, pages,
     rows::{Id, code, id, limit, time_or_null},
-    timeline,
+    tenants, timeline,
+    usage::Counts,
     writer::execute,
 };
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
 };
 
 pub(super) const STATEMENTS: &[&str] = &[
-    TENANT_STATUS,
     KEY_STATE,
     CLAIM_KEY,
     CLAIMED_KEY,
@@ -33,7 +33,6 @@ pub(super) const STATEMENTS: &[&str] = &[
     PURGE_IDEMPOTENCY,
 ];
 
-const TENANT_STATUS: &str = "SELECT status FROM tenants WHERE id = ?1";
 const KEY_STATE: &str = "SELECT tenant_id, expires_at FROM api_keys WHERE id = ?1 AND revoked_at IS NULL";
 const CLAIM_KEY: &str = "INSERT INTO idempotency
   (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
@@ -63,18 +62,19 @@ const PURGE_IDEMPOTENCY: &str = "DELETE FROM idempotency
 /// Idempotency records that one read looks through: the snapshot is let go between.
 const SCAN: usize = 10_000;
 
-/// The states of the tenants and keys of a batch, each looked up once.
+/// The states of the tenants and keys of a batch, each looked up once, and what the batch counts.
 struct Gate<'c> {
     connection: &'c Connection,
     now: Timestamp,
     tenants: HashMap<TenantId, bool>,
     /// The tenant of each key that opens.
     keys: HashMap<KeyId, Option<TenantId>>,
+    counts: Counts,
 }
 
 impl<'c> Gate<'c> {
     fn new(connection: &'c Connection, now: Timestamp) -> Self {
-        Self { connection, now, tenants: HashMap::new(), keys: HashMap::new() }
+        Self { connection, now, tenants: HashMap::new(), keys: HashMap::new(), counts: Counts::default() }
     }
 
     fn refusal(&mut self, message: &NewMessage) -> Result<Option<Refusal>> {
@@ -101,9 +101,7 @@ impl<'c> Gate<'c> {
         if let Some(known) = self.tenants.get(&tenant) {
             return Ok(*known);
         }
-        let mut select = self.connection.prepare_cached(TENANT_STATUS)?;
-        let status = select.query_row([Id(tenant.0)], |r| code(r, 0, TenantStatus::from_code)).optional()?;
-        let active = status == Some(TenantStatus::Active);
+        let active = tenants::is_active(self.connection, tenant)?;
         self.tenants.insert(tenant, active);
         Ok(active)
     }
@@ -130,6 +128,9 @@ impl<'c> Inserts<'c> {
     fn accept(&mut self, gate: &mut Gate<'_>, m: &NewMessage) -> Result<Accepted> {
         if let Some(refusal) = gate.refusal(m)? {
             return Ok(Accepted::Refused(refusal));
+        }
+        if !gate.counts.has_room(self.connection, m)? {
+            return self.without_room(m);
         }
         let (tenant, environment, channel) = (Id(m.tenant.0), m.environment.code(), m.channel.code());
         if let Some(claim) = &m.idempotency {
@@ -174,7 +175,24 @@ impl<'c> Inserts<'c> {
             started_at,
             config,
         ])?;
+        if let Some(entry) = &m.audit {
+            audit::insert(self.connection, m.tenant, m.seq, entry)?;
+        }
+        // The last thing, so that a row which fails was not counted.
+        gate.counts.add(m);
         Ok(Accepted::Created)
+    }
+
+    /// The answer to a message that the quota has no room for: what its key was used for before, if it was.
+    fn without_room(&self, m: &NewMessage) -> Result<Accepted> {
+        let earlier = match &m.idempotency {
+            Some(claim) => earlier(self.connection, m.tenant, m.environment, claim)?,
+            None => None,
+        };
+        match earlier {
+            Some(earlier) => earlier.answer(|| Ok((m.recipient.clone(), m.channel))),
+            None => Ok(Accepted::Refused(Refusal::Quota)),
+        }
     }
 }
 
@@ -223,10 +241,12 @@ fn accept(c: &Connection, batch: &[NewMessage], now: Timestamp) -> Result<Vec<Re
         Err(error @ Error::Unavailable(_)) => return Err(error),
         Err(_) => {
             execute(c, "ROLLBACK TO batch")?;
+            gate.counts.reset();
             one_by_one(c, &mut inserts, &mut gate, batch)?
         }
     };
     execute(c, "RELEASE batch")?;
+    gate.counts.store(c)?;
     Ok(answers)
 }
 

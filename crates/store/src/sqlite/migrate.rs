@@ -16,7 +16,10 @@ pub(super) struct Step {
 }
 
 /// All steps, in order.
-pub(super) const STEPS: &[Step] = &[Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/sqlite.sql") }];
+pub(super) const STEPS: &[Step] = &[
+    Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/sqlite.sql") },
+    Step { number: 2, name: "contract", sql: include_str!("../../migrations/0002_contract/sqlite.sql") },
+];
 
 /// Number of the last step.
 pub(super) const LATEST: i32 = STEPS[STEPS.len() - 1].number;

@@ -14,15 +14,20 @@ use rusqlite::Connection;
 
 use crate::{Error, Health, Lane, Migrations, Result};
 
+mod audit;
 mod claim;
 mod connection;
 mod idempotency;
+mod invitations;
 mod keys;
+mod limits;
+mod members;
 mod messages;
 mod migrate;
 mod nodes;
 mod pages;
 mod providers;
+mod purge;
 mod queue;
 mod readers;
 mod rows;
@@ -31,6 +36,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod usage;
 mod writer;
 
 use readers::Readers;
@@ -89,6 +95,14 @@ impl Health for SqliteStore {
         "sqlite"
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn database_time(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
     fn writers(&self) -> usize {
         1
     }
@@ -126,17 +140,23 @@ const PING: &str = "SELECT count(*) FROM sqlite_schema";
 #[must_use]
 pub fn statements() -> Vec<&'static str> {
     let all = [
+        audit::STATEMENTS,
         claim::STATEMENTS,
         idempotency::STATEMENTS,
+        invitations::STATEMENTS,
         keys::STATEMENTS,
+        limits::STATEMENTS,
+        members::STATEMENTS,
         messages::STATEMENTS,
         nodes::STATEMENTS,
         pages::STATEMENTS,
         providers::STATEMENTS,
+        purge::STATEMENTS,
         queue::STATEMENTS,
         secrets::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
+        usage::STATEMENTS,
         &[PING],
     ];
     all.concat()

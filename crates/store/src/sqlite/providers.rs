@@ -5,10 +5,10 @@ use raven_core::{Channel, ConfigId, TenantId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    SqliteStore, idempotency,
+    SqliteStore, audit, idempotency,
     rows::{Id, code, id, limit, position, time},
 };
-use crate::{ConfigRecord, Configs, NewConfig, Outcome, Result};
+use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 
 pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
 
@@ -34,7 +34,9 @@ fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
     })
 }
 
-fn insert(c: &Connection, new: &ConfigRecord) -> Result<()> {
+fn insert(c: &Connection, new: &NewConfig) -> Result<()> {
+    audit::record(c, &new.audit)?;
+    let new = &new.record;
     c.prepare_cached(INSERT)?.execute(params![
         Id(new.id.0),
         Id(new.tenant.0),
@@ -52,7 +54,7 @@ fn insert(c: &Connection, new: &ConfigRecord) -> Result<()> {
 #[async_trait]
 impl Configs for SqliteStore {
     async fn create_config(&self, new: NewConfig) -> Result<Outcome> {
-        self.write(move |c| idempotency::once(c, new.claim.as_ref(), || insert(c, &new.record))).await
+        self.write(move |c| idempotency::once(c, new.claim.as_ref(), || insert(c, &new))).await
     }
 
     async fn find_config(&self, tenant: TenantId, id: ConfigId) -> Result<Option<ConfigRecord>> {
@@ -68,7 +70,14 @@ impl Configs for SqliteStore {
         .await
     }
 
-    async fn delete_config(&self, tenant: TenantId, id: ConfigId) -> Result<bool> {
-        self.write(move |c| Ok(c.prepare_cached(DELETE)?.execute([Id(id.0), Id(tenant.0)])? == 1)).await
+    async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {
+        self.write(move |c| {
+            let deleted = c.prepare_cached(DELETE)?.execute([Id(id.0), Id(tenant.0)])? == 1;
+            if deleted {
+                audit::record(c, &audit)?;
+            }
+            Ok(deleted)
+        })
+        .await
     }
 }

@@ -1,17 +1,18 @@
 //! The queue in SQLite: starts, outcomes, leases given back or taken away. Claims are in [`super::claim`].
 
 use async_trait::async_trait;
-use raven_core::{Channel, EventKind, Seq, Status, TenantId, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use raven_core::{Channel, Environment, EventKind, Seq, Status, TenantId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     SqliteStore, claim,
     rows::{Id, code, id, limit, time_or_null},
+    usage::Outcomes,
 };
 use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[START, START_MESSAGE, INSERT_EVENT, RAISE, JOB_STATE, FINISH, RESCHEDULE, RELEASE, HELD, HELD_JOB, RETRIES_UNKNOWN, DEPTH];
+    &[START, START_MESSAGE, INSERT_EVENT, RAISE, STATE, FINISH, RESCHEDULE, RELEASE, HELD, HELD_JOB, RETRIES_UNKNOWN, DEPTH];
 
 const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = ?5
   WHERE seq = ?2 AND epoch = ?1 AND attempt = ?3 - 1 AND started_at IS NULL";
@@ -24,7 +25,8 @@ const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = co
     provider_message_id = coalesce(?6, provider_message_id), segments = coalesce(?7, segments), cost_currency = coalesce(?8, cost_currency),
     cost_micros = coalesce(?9, cost_micros), failure_reason = coalesce(?10, failure_reason)
   WHERE seq = ?1 AND tenant_id = ?2";
-const JOB_STATE: &str = "SELECT attempt, epoch FROM jobs WHERE seq = ?1 AND tenant_id = ?2";
+const STATE: &str = "SELECT m.status, m.environment, m.channel, j.attempt, j.epoch
+  FROM messages m LEFT JOIN jobs j ON j.seq = m.seq WHERE m.seq = ?1 AND m.tenant_id = ?2";
 const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
 const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL WHERE seq = ?1";
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
@@ -47,12 +49,29 @@ fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Resu
     Ok(answers)
 }
 
-fn settle(c: &Connection, lease: Lease, s: &Settlement) -> Result<()> {
+/// A message before a settlement, with its job's attempt and epoch.
+struct State {
+    status: Status,
+    environment: Environment,
+    channel: Channel,
+    job: Option<(i16, Option<i64>)>,
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<State> {
+    let (attempt, epoch): (Option<i16>, _) = (row.get(3)?, row.get(4)?);
+    Ok(State {
+        status: code(row, 0, Status::from_code)?,
+        environment: code(row, 1, Environment::from_code)?,
+        channel: code(row, 2, Channel::from_code)?,
+        job: attempt.map(|attempt| (attempt, epoch)),
+    })
+}
+
+fn settle(c: &Connection, lease: Lease, s: &Settlement, outcomes: &mut Outcomes) -> Result<()> {
     let (seq, tenant) = (s.seq.0, Id(s.tenant.0));
-    let job = c
-        .prepare_cached(JOB_STATE)?
-        .query_row(params![seq, tenant], |r| Ok((r.get::<_, i16>(0)?, r.get::<_, Option<i64>>(1)?)))
-        .optional()?;
+    // A message that is gone (its tenant was deleted) must not leave events behind.
+    let Some(before) = c.prepare_cached(STATE)?.query_row(params![seq, tenant], state).optional()? else { return Ok(()) };
+    let job = before.job;
     let started_at = s.started_at.map(Timestamp::millis);
     c.prepare_cached(INSERT_EVENT)?.execute(params![
         seq,
@@ -79,6 +98,9 @@ fn settle(c: &Connection, lease: Lease, s: &Settlement) -> Result<()> {
             s.cost_micros,
             s.failure_reason,
         ])?;
+        if s.status.is_settled() && s.status > before.status {
+            outcomes.add(s.tenant, s.seq, before.environment, before.channel, s.status);
+        }
     }
     let ours = job.is_some_and(|(attempt, epoch)| attempt == s.attempt && epoch.is_none_or(|epoch| epoch == lease.0));
     match s.next {
@@ -125,7 +147,12 @@ impl Queue for SqliteStore {
 
     async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()> {
         let settlements = settlements.to_vec();
-        self.write(move |c| settlements.iter().try_for_each(|s| settle(c, lease, s))).await
+        self.write(move |c| {
+            let mut outcomes = Outcomes::default();
+            settlements.iter().try_for_each(|s| settle(c, lease, s, &mut outcomes))?;
+            outcomes.store(c)
+        })
+        .await
     }
 
     async fn claim(&self, lease: Lease, limit: usize, per_lane: usize, skip: &[Lane], now: Timestamp) -> Result<Claimed> {
@@ -138,7 +165,7 @@ impl Queue for SqliteStore {
         let last = std::sync::Arc::clone(&self.last_lane);
         self.write(move |c| {
             let mut last = last.lock();
-            let jobs = claim::take(c, lease, found.due_after(*last), limit, per_lane, now)?;
+            let jobs = claim::take(c, lease, found.due_after(*last), limit, per_lane)?;
             if let Some(job) = jobs.last() {
                 *last = Some(job.lane);
             }

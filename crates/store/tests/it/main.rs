@@ -3,4 +3,5 @@
 mod differential;
 mod parity;
 mod postgres;
+mod rls;
 mod sqlite;

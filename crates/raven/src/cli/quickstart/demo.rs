@@ -96,6 +96,7 @@ async fn create_tenant(store: &dyn Store, engine: &Engine) -> anyhow::Result<Ten
         default_locale: "en".to_owned(),
         default_tz: "Africa/Nairobi".to_owned(),
         owner,
+        plan: engine.plans.default().name.clone(),
     };
     operator::create_tenant(store, &engine.vault, wish).await
 }
