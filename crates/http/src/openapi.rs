@@ -146,6 +146,7 @@ fn needs(path: &str, method: &HttpMethod) -> Needs {
 /// Adds what every operation of a kind has: security, what the caller needs, headers, and the answers that are not its own
 /// success.
 fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
+    operation.operation_id = Some(operation_id(path, method));
     let needs = needs(path, method);
     let extension = match needs {
         Needs::Nothing => None,
@@ -205,6 +206,28 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         let text = "The same as `idempotencyKey` in the body: 1 to 255 printable characters. Both, and different: 400.";
         operation.parameters.get_or_insert_default().push(header_parameter("Idempotency-Key", text));
     }
+}
+
+/// A name for code that is generated: `postAdminApiKeysByIdRotate`.
+fn operation_id(path: &str, method: &HttpMethod) -> String {
+    let mut id = match method {
+        HttpMethod::Post => "post",
+        HttpMethod::Patch => "patch",
+        HttpMethod::Delete => "delete",
+        _ => "get",
+    }
+    .to_owned();
+    for segment in path.split('/').filter(|s| !s.is_empty() && *s != "v1") {
+        let name = match segment.strip_prefix('{') {
+            Some(parameter) => format!("by-{}", parameter.trim_end_matches('}')),
+            None => segment.replace('.', "-"),
+        };
+        for word in name.split('-') {
+            let mut letters = word.chars();
+            id.extend(letters.next().into_iter().flat_map(char::to_uppercase).chain(letters));
+        }
+    }
+    id
 }
 
 fn header_parameter(name: &str, description: &str) -> RefOr<Parameter> {

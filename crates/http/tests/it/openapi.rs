@@ -9,6 +9,8 @@ use raven_http::resources::{
 use raven_testkit::app::{on_both, request};
 use serde_json::Value;
 
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+
 fn document() -> Value {
     serde_json::from_str(&raven_http::openapi()).expect("the document is JSON")
 }
@@ -36,13 +38,17 @@ fn the_request_schemas_list_the_fields_that_are_read() {
 async fn every_documented_operation_exists_and_asks_for_credentials() {
     on_both(async |app| {
         let document = document();
+        let mut ids: Vec<&Value> = app.contract.operations().map(|(_, _, o)| &o["operationId"]).collect();
+        let all = ids.len();
+        ids.sort_unstable_by_key(|id| id.to_string());
+        ids.dedup();
+        assert_eq!(ids.len(), all, "an operation's id is its own");
         assert_eq!(document["openapi"].as_str().map(|v| &v[..3]), Some("3.1"));
         let mut open = Vec::new();
         for (path, item) in document["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("an item") {
                 let Ok(method) = method.to_uppercase().parse::<http::Method>() else { continue };
-                let answer =
-                    app.send(request(method.clone(), &path.replace("{id}", "00000000-0000-4000-8000-000000000000"), &[], None)).await;
+                let answer = app.send(request(method.clone(), &path.replace("{id}", NOBODY).replace("{userId}", NOBODY), &[], None)).await;
                 assert!(answer.status != 404 && answer.status != 405, "{method} {path} is documented and does not exist");
                 let is_open = operation["security"]
                     .as_array()

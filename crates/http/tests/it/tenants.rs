@@ -25,7 +25,7 @@ async fn a_tenant_gets_defaults_a_slug_and_its_owner() {
                 &json!("acme-co"),
                 &json!("Acme & Co"),
                 &json!("active"),
-                &json!("free"),
+                &json!("unlimited"),
                 &json!("KE"),
                 &json!("en"),
                 &json!("Africa/Nairobi")
@@ -62,7 +62,7 @@ async fn bad_tenants_are_explained() {
             .await
             .expect_error(400, "validation_failed");
         let fields: Vec<&str> = error["errors"].as_array().expect("errors").iter().map(|e| e["field"].as_str().expect("a field")).collect();
-        assert_eq!(fields, ["name", "slug", "countryCode", "defaultLocale", "defaultTz"]);
+        assert_eq!(fields, ["slug", "name", "countryCode", "defaultLocale", "defaultTz"]);
     })
     .await;
 }

@@ -285,11 +285,7 @@ async fn every_operation_is_limited_and_says_so() {
         for o in &all {
             let answer = if o.scope.is_some() { with_key(&app, o, &t.live).await } else { as_human(&app, o, &t.owner, &t.slug).await };
             let limit = if o.scope.is_some() { "5" } else { "30" };
-            assert_eq!(
-                [&answer.headers["ratelimit-limit"], &answer.headers["ratelimit-remaining"]],
-                [limit, "0"],
-                "{o:?}"
-            );
+            assert_eq!([&answer.headers["ratelimit-limit"], &answer.headers["ratelimit-remaining"]], [limit, "0"], "{o:?}");
             let wait: u64 = answer.headers["retry-after"].to_str().ok().and_then(|v| v.parse().ok()).expect("seconds");
             assert!((1..=60).contains(&wait), "{o:?}: {wait}");
             answer.expect_error(429, "rate_limited");
