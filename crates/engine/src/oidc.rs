@@ -3,7 +3,7 @@
 //! all such tokens share.
 //!
 //! What lives here: where keys come from, how long they count, what claims must say, who a human is. What must not: the
-//! shared secret ([`crate::token`]), how a key is read ([`crate::jwks`]).
+//! shared secret ([`crate::token`]), how a key is read (`jwks`).
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

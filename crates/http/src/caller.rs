@@ -259,12 +259,10 @@ impl<R: AtLeast, S: InState> FromRequestParts<Arc<App>> for Session<R, S> {
         if let Some(rpm) = app.engine.plans.of(&tenant.plan).admin_rpm {
             admit(&context, app.engine.limiter.count(tenant.id.0, rpm).await?)?;
         }
-        match &actor {
-            Actor::Key(key) => {
-                require_same_tenant(key, &parts.headers)?;
-                require_scope(key, Scope::Admin)?;
-            }
-            Actor::Human(_) => require_our_app(&parts.headers)?,
+        require_our_app(&parts.headers)?;
+        if let Actor::Key(key) = &actor {
+            require_same_tenant(key, &parts.headers)?;
+            require_scope(key, Scope::Admin)?;
         }
         if role < R::ROLE {
             let text = format!("This needs the role {} or higher; yours is {role}.", R::ROLE);

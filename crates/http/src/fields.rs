@@ -228,7 +228,8 @@ pub(crate) fn camel_case(name: &str) -> String {
 }
 
 /// Declares a request: its fields as they come, all optional, with their names on the wire. One list serves reading,
-/// the unknown-field check and the OpenAPI document.
+/// the unknown-field check and the OpenAPI document. There a field may be `null` or absent unless it says
+/// `#[schema(required)]`; one with a `value_type` says `required = false` then.
 macro_rules! request {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty = $wire:literal,)* }) => {
         $(#[$meta])*

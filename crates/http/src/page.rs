@@ -30,9 +30,10 @@ pub struct Page<T> {
 #[expect(dead_code, reason = "read by name; this lists them for the document")]
 pub struct PageParameters {
     /// Rows on a page; 50 when absent.
-    #[param(minimum = 1, maximum = 200)]
+    #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
     /// `nextCursor` of the page before. Bound to the same endpoint and filters.
+    #[param(max_length = 128, pattern = "^[A-Za-z0-9_-]*$", example = "AZbNH3kAAAD2q1m7cJ0aT4sYb2k")]
     cursor: Option<String>,
 }
 

@@ -1,7 +1,11 @@
 //! Tenants, and the humans in them.
 
 use async_trait::async_trait;
-use raven_core::{TenantId, Timestamp, UserId, permission::Role, tenant::{SuspendedBy, TenantStatus}};
+use raven_core::{
+    TenantId, Timestamp, UserId,
+    permission::Role,
+    tenant::{SuspendedBy, TenantStatus},
+};
 
 use crate::{AuditRecord, Claim, Outcome, Result};
 

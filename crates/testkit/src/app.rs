@@ -72,7 +72,7 @@ pub struct TestApp {
     /// Judges every answer.
     pub contract: Contract,
     /// Kept for as long as the app lives.
-    pub database: Database,
+    pub database: Arc<Database>,
 }
 
 /// An answer of the API.
@@ -147,7 +147,12 @@ impl TestApp {
     }
 
     /// Starts one over a store that stands before the database's own, such as one with faults.
-    pub async fn start_over(database: Database, store: Arc<dyn Store>, options: TestOptions, clock: Arc<TestClock>) -> Self {
+    pub async fn start_over(
+        database: impl Into<Arc<Database>>,
+        store: Arc<dyn Store>,
+        options: TestOptions,
+        clock: Arc<TestClock>,
+    ) -> Self {
         let engine = engine(store.clone(), clock.clone(), &options).await;
         engine.run_acceptance();
         let settings = raven_http::Settings {
@@ -158,7 +163,13 @@ impl TestApp {
             trusted_proxies: 0,
         };
         let app = App::new(engine.clone(), settings).expect("the system has randomness");
-        Self { router: raven_http::service(&app), contract: Contract::new(), engine, clock, store, app, database }
+        Self { router: raven_http::service(&app), contract: Contract::new(), engine, clock, store, app, database: database.into() }
+    }
+
+    /// Another node on the same database, with the same clock.
+    pub async fn beside(&self, options: TestOptions) -> Self {
+        let store = self.database.reopen().await;
+        Self::start_over(self.database.clone(), store, options, self.clock.clone()).await
     }
 
     /// Sends a request. The answer must be one that the OpenAPI document tells of.

@@ -22,6 +22,11 @@ impl TestClock {
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).expect("a test lasts less than an age"), Ordering::SeqCst);
     }
+
+    /// Sets it back, as a correction by hand or by NTP does.
+    pub fn set_back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_millis()).expect("a test lasts less than an age"), Ordering::SeqCst);
+    }
 }
 
 impl Clock for TestClock {

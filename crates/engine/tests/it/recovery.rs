@@ -7,7 +7,7 @@ use raven_store::nodes::DEAD_AFTER;
 use raven_testkit::{
     app::{TestApp, TestOptions, TestTenant},
     clock::TestClock,
-    database::{Database, MIGRATED_AT, databases},
+    database::{MIGRATED_AT, databases},
     simulators::{AfricasTalking, Behaviour},
 };
 use serde_json::json;
@@ -137,7 +137,7 @@ async fn a_stop_finishes_calls_and_gives_the_rest_back() {
         let ids = send(&app, &tenant, 10).await;
         app.engine.stop(Duration::from_secs(10)).await;
         assert_eq!(sim.count(), 2, "calls under way end, and no more begin");
-        let database: Database = app.database;
+        let database = app.database;
         let store = database.reopen().await;
         let app = TestApp::start_over(database, store, options(&sim, "second"), clock).await;
         assert!(app.store.list_nodes().await.expect("nodes").iter().all(|n| n.id == "second"), "the first one signed off");

@@ -12,10 +12,17 @@ use super::AppState;
 use crate::{
     App,
     caller::{AsAdmin, Session},
+    openapi::closed::ActorKindName,
     page::{self, Page, PageParameters},
     problem::Result,
     query::RawQuery,
 };
+
+const USER: &str = "user";
+const KEY: &str = "key";
+const SYSTEM: &str = "system";
+/// Kinds of actors.
+pub(crate) const ACTOR_KINDS: &[&str] = &[USER, KEY, SYSTEM];
 
 /// An entry of the audit log.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -51,8 +58,9 @@ pub struct AuditEntryView {
 /// Who acted.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ActorView {
-    /// `user`, `key` or `system` (an operator's command).
+    /// What kind of actor: `system` is an operator's command.
     #[serde(rename = "type")]
+    #[schema(value_type = ActorKindName)]
     pub kind: &'static str,
     /// Id of the human or the key.
     #[schema(required)]
@@ -75,9 +83,9 @@ pub struct ResourceView {
 impl From<Actor> for ActorView {
     fn from(actor: Actor) -> Self {
         match actor {
-            Actor::User { id, email } => Self { kind: "user", id: Some(id), name: email },
-            Actor::Key { id, prefix } => Self { kind: "key", id: Some(id), name: prefix },
-            Actor::System { name } => Self { kind: "system", id: None, name },
+            Actor::User { id, email } => Self { kind: USER, id: Some(id), name: email },
+            Actor::Key { id, prefix } => Self { kind: KEY, id: Some(id), name: prefix },
+            Actor::System { name } => Self { kind: SYSTEM, id: None, name },
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     codes,
     fields::request,
     idempotency,
+    openapi::closed::{InvitationStatusName, RoleName},
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
@@ -30,13 +31,13 @@ request! {
     /// Whom to invite.
     pub struct InvitationRequest {
         /// The address that the human's token must name as verified.
-        #[schema(required, format = "email", max_length = 320, example = "ada@example.com")]
+        #[schema(required, format = "email", min_length = 3, max_length = 320, example = "ada@example.com")]
         email: Cow<'a, str> = "email",
-        /// The role to have: `viewer`, `member`, `admin` or `owner`; not above your own.
-        #[schema(required, example = "member")]
+        /// The role to have; not above your own.
+        #[schema(required, value_type = RoleName)]
         role: Cow<'a, str> = "role",
         /// The same key with the same payload never invites twice; may also stand in the `Idempotency-Key` header.
-        #[schema(min_length = 1, max_length = 255)]
+        #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
     }
 }
@@ -52,8 +53,10 @@ pub struct InvitationView {
     #[schema(format = "email")]
     pub email: String,
     /// The role to have.
+    #[schema(value_type = RoleName)]
     pub role: &'static str,
-    /// `pending`, `accepted`, `declined`, `revoked` or `expired`.
+    /// What became of it.
+    #[schema(value_type = InvitationStatusName)]
     pub status: &'static str,
     /// Id of the human or the key that invited.
     pub invited_by: Uuid,
@@ -95,6 +98,7 @@ pub struct OwnInvitationView {
     /// Its name.
     pub tenant_name: String,
     /// The role to have.
+    #[schema(value_type = RoleName)]
     pub role: &'static str,
     /// When it was made.
     #[schema(value_type = String, format = "date-time")]
@@ -177,7 +181,7 @@ pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQue
 }
 
 /// Take an open invitation back.
-#[utoipa::path(delete, path = "/v1/admin/members/invitations/{id}", tag = "members", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/admin/members/invitations/{id}", tag = "members", params(("id" = uuid::Uuid, Path, description = "The invitation's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 204, description = "Done.")))]
 pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     session.require_live()?;
     query.none()?;
@@ -213,7 +217,7 @@ pub async fn list_own(human: Human, State(app): AppState, query: RawQuery) -> Re
 }
 
 /// Accept an invitation: the caller becomes a member of the tenant.
-#[utoipa::path(post, path = "/v1/admin/invitations/{id}/accept", tag = "members", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MembershipView)),
+#[utoipa::path(post, path = "/v1/admin/invitations/{id}/accept", tag = "members", params(("id" = uuid::Uuid, Path, description = "The invitation's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 200, body = MembershipView)),
     security(("bearer" = [])))]
 pub async fn accept(
     human: Human,
@@ -238,7 +242,7 @@ pub async fn accept(
 }
 
 /// Decline an invitation.
-#[utoipa::path(post, path = "/v1/admin/invitations/{id}/decline", tag = "members", params(("id" = uuid::Uuid, Path)), responses((status = 204)), security(("bearer" = [])))]
+#[utoipa::path(post, path = "/v1/admin/invitations/{id}/decline", tag = "members", params(("id" = uuid::Uuid, Path, description = "The invitation's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 204, description = "Done.")), security(("bearer" = [])))]
 pub async fn decline(human: Human, State(app): AppState, PathId(id): PathId, query: RawQuery, body: Body) -> Result<StatusCode> {
     query.none()?;
     body.fields(&[])?.finish()?;

@@ -20,6 +20,7 @@ use crate::{
     codes,
     fields::{Fields, request},
     idempotency,
+    openapi::closed::{EnvironmentName, ScopeName},
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
@@ -37,11 +38,11 @@ const DEFAULT_OVERLAP: i64 = 86_400;
 request! {
     /// What to change of an API key.
     pub struct KeyChangeRequest {
-        /// 1 to 80 characters.
-        #[schema(min_length = 1, max_length = 80, example = "Order service")]
+        /// Its name: 1 to 80 characters.
+        #[schema(min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Order service")]
         name: Cow<'a, str> = "name",
         /// Requests a minute; `null`: the plan's.
-        #[schema(minimum = 1, maximum = 100_000_000)]
+        #[schema(minimum = 1, maximum = 100_000_000, example = 600)]
         rate_limit_rpm: i64 = "rateLimitRpm",
     }
 }
@@ -50,10 +51,10 @@ request! {
     /// How to rotate an API key.
     pub struct RotationRequest {
         /// Seconds for which the old key stays valid: 0 to 2592000 (30 days); 86400 (a day) when absent.
-        #[schema(minimum = 0, maximum = 2_592_000, example = 86_400)]
+        #[schema(minimum = 0, maximum = 2_592_000, default = 86_400)]
         overlap_seconds: i64 = "overlapSeconds",
         /// The same key with the same payload never rotates twice; may also stand in the `Idempotency-Key` header.
-        #[schema(min_length = 1, max_length = 255)]
+        #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
     }
 }
@@ -61,23 +62,23 @@ request! {
 request! {
     /// An API key to create.
     pub struct KeyRequest {
-        /// 1 to 80 characters.
-        #[schema(required, min_length = 1, max_length = 80, example = "Order service")]
+        /// Its name: 1 to 80 characters.
+        #[schema(required, min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Order service")]
         name: Cow<'a, str> = "name",
-        /// What it may do: `messages:send`, `messages:read`, `admin:*` (only by an owner's session). The first two when absent.
-        #[schema(example = json!(["messages:send", "messages:read"]))]
+        /// What it may do; `admin:*` only by an owner's session. `messages:send` and `messages:read` when absent.
+        #[schema(required = false, value_type = Vec<ScopeName>, min_items = 1, default = json!(["messages:send", "messages:read"]))]
         scopes: Vec<Cow<'a, str>> = "scopes",
-        /// `live` (when absent) or `test`.
-        #[schema(example = "live")]
+        /// What it is to belong to; `live` when absent.
+        #[schema(required = false, value_type = EnvironmentName)]
         environment: Cow<'a, str> = "environment",
         /// Requests a minute; the plan's when absent.
-        #[schema(minimum = 1, maximum = 100_000_000)]
+        #[schema(minimum = 1, maximum = 100_000_000, example = 600)]
         rate_limit_rpm: i64 = "rateLimitRpm",
         /// From when it is refused; never when absent.
-        #[schema(format = "date-time")]
+        #[schema(format = "date-time", example = "2027-01-31T00:00:00Z")]
         expires_at: Cow<'a, str> = "expiresAt",
         /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
-        #[schema(min_length = 1, max_length = 255)]
+        #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
     }
 }
@@ -95,10 +96,12 @@ pub struct KeyView {
     /// What it ends with.
     pub last_four: String,
     /// What it may do.
+    #[schema(value_type = Vec<ScopeName>)]
     pub scopes: Vec<&'static str>,
     /// Its name.
     pub name: String,
-    /// `live` or `test`.
+    /// What it belongs to.
+    #[schema(value_type = EnvironmentName)]
     pub environment: &'static str,
     /// Requests a minute; `null`: the plan's.
     #[schema(required)]
@@ -123,7 +126,7 @@ pub struct NewKeyView {
     pub key: KeyView,
     /// The key itself: in this answer only, and not in a replay of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "rk_live_a3f7b2c1_…")]
+    #[schema(required = false, value_type = String, example = "rk_live_a3f7b2c1_…")]
     pub plaintext: Option<String>,
     /// What to do with it.
     pub warning: &'static str,
@@ -310,14 +313,14 @@ pub async fn list(session: Session<AsAdmin>, State(app): AppState, query: RawQue
 }
 
 /// One API key.
-#[utoipa::path(get, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = KeyView)))]
+#[utoipa::path(get, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path, description = "The key's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 200, body = KeyView)))]
 pub async fn find(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<KeyView>> {
     query.none()?;
     one(&app, &session, &id).await.map(|k| axum::Json(KeyView::from(k)))
 }
 
 /// Change an API key's name or rate limit.
-#[utoipa::path(patch, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), request_body = KeyChangeRequest, responses((status = 200, body = KeyView)))]
+#[utoipa::path(patch, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path, description = "The key's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), request_body = KeyChangeRequest, responses((status = 200, body = KeyView)))]
 pub async fn update(
     session: Session<AsAdmin>,
     State(app): AppState,
@@ -354,7 +357,7 @@ pub async fn update(
 }
 
 /// Rotate an API key: a new one with the same name, scopes and limits; the old one stays valid for a while.
-#[utoipa::path(post, path = "/v1/admin/api-keys/{id}/rotate", tag = "keys", params(("id" = uuid::Uuid, Path)), request_body = RotationRequest, responses((status = 201, body = NewKeyView)))]
+#[utoipa::path(post, path = "/v1/admin/api-keys/{id}/rotate", tag = "keys", params(("id" = uuid::Uuid, Path, description = "The key's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), request_body = RotationRequest, responses((status = 201, body = NewKeyView)))]
 pub async fn rotate(
     session: Session<AsAdmin>,
     State(app): AppState,
@@ -396,7 +399,7 @@ async fn one(app: &App, session: &Session<AsAdmin>, id: &str) -> Result<KeyRecor
 }
 
 /// Revoke an API key. Its next request is refused.
-#[utoipa::path(delete, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path, description = "The key's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 204, description = "Done.")))]
 pub async fn revoke(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     query.none()?;
     let key = one(&app, &session, &id).await?;

@@ -5,7 +5,12 @@ use raven_core::{TenantId, UserId};
 use serde::Serialize;
 
 use super::AppState;
-use crate::{caller::Human, problem::Result, query::RawQuery};
+use crate::{
+    caller::Human,
+    openapi::closed::{RoleName, TenantStatusName},
+    problem::Result,
+    query::RawQuery,
+};
 
 /// The signed-in human and the tenants that they belong to.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -20,16 +25,16 @@ pub struct MeView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserView {
-    /// `sub`
+    /// Their id: `sub` of the token.
     #[schema(value_type = uuid::Uuid)]
     pub id: UserId,
-    /// `email`
+    /// Their address: `email` of the token.
     #[schema(format = "email")]
     pub email: String,
-    /// `name`
+    /// Their name: `name` of the token.
     #[schema(required)]
     pub name: Option<String>,
-    /// `picture`
+    /// Their picture: `picture` of the token.
     #[schema(required)]
     pub avatar_url: Option<String>,
 }
@@ -45,9 +50,11 @@ pub struct MembershipView {
     pub tenant_slug: String,
     /// Its name.
     pub tenant_name: String,
-    /// `owner`, `admin`, `member` or `viewer`.
+    /// Their role there.
+    #[schema(value_type = RoleName)]
     pub role: &'static str,
-    /// The tenant's state: `active`, `suspended` or `archived`.
+    /// The tenant's state.
+    #[schema(value_type = TenantStatusName)]
     pub status: &'static str,
 }
 

@@ -14,6 +14,7 @@ use crate::{
     caller::{Actor, AsAdmin, AsViewer, Session},
     codes,
     fields::{Fields, request},
+    openapi::closed::RoleName,
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
@@ -22,8 +23,8 @@ use crate::{
 request! {
     /// What to change of a member.
     pub struct MemberChangeRequest {
-        /// `viewer`, `member`, `admin` or `owner`; not above your own.
-        #[schema(required, example = "admin")]
+        /// The role to have; not above your own.
+        #[schema(required, value_type = RoleName)]
         role: Cow<'a, str> = "role",
     }
 }
@@ -44,7 +45,8 @@ pub struct MemberView {
     /// Their picture.
     #[schema(required)]
     pub avatar_url: Option<String>,
-    /// `viewer`, `member`, `admin` or `owner`.
+    /// What they may do.
+    #[schema(value_type = RoleName)]
     pub role: &'static str,
     /// Since when they belong.
     #[schema(value_type = String, format = "date-time")]
@@ -99,7 +101,7 @@ pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQu
 }
 
 /// Give a member another role. Neither their present role nor the new one may be above yours, and one owner stays.
-#[utoipa::path(patch, path = "/v1/admin/members/{userId}", tag = "members", params(("userId" = uuid::Uuid, Path)), request_body = MemberChangeRequest,
+#[utoipa::path(patch, path = "/v1/admin/members/{userId}", tag = "members", params(("userId" = uuid::Uuid, Path, description = "The member's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), request_body = MemberChangeRequest,
     responses((status = 200, body = MemberView)))]
 pub async fn update(
     session: Session<AsAdmin>,
@@ -129,7 +131,7 @@ pub async fn update(
 }
 
 /// Remove a member whose role is not above yours, or leave the tenant yourself. One owner stays.
-#[utoipa::path(delete, path = "/v1/admin/members/{userId}", tag = "members", params(("userId" = uuid::Uuid, Path)), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/admin/members/{userId}", tag = "members", params(("userId" = uuid::Uuid, Path, description = "The member's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 204, description = "Done.")))]
 pub async fn remove(session: Session<AsViewer>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     session.require_live()?;
     query.none()?;

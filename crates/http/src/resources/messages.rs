@@ -23,14 +23,17 @@ use crate::{
     body::{Body, MESSAGE_LIMIT},
     caller::{Actor, AsMember, AsViewer, Caller, ReadMessages, SendMessages, Session},
     codes, idempotency,
+    openapi::closed::{AnyRecipient, ChannelName, EncodingName, EnvironmentFilter, EnvironmentName, EventName, SourceName, StatusName},
     page::{self, Page},
     problem::{Problem, Result},
     query::{Parameters, PathId, RawQuery},
-    resources::send_request::{HumanSendRequest, Parsed, SendRequest},
+    resources::send_request::{EXTERNAL_ID_MAX, HumanSendRequest, Parsed, SendRequest, TOKEN_MAX},
 };
 
 /// Rows that a page looks at where no index serves its filter.
 const SCAN: usize = 10_000;
+/// Characters of a provider's id that a filter takes: more than any has.
+const PROVIDER_MAX: usize = 64;
 
 /// A message that was accepted.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -39,14 +42,14 @@ pub struct AcceptedView {
     /// Its id.
     #[schema(value_type = uuid::Uuid)]
     pub id: MessageId,
-    /// `queued`
-    #[schema(value_type = String, example = "queued")]
+    /// `queued`, or in a replay what it was first answered.
+    #[schema(value_type = StatusName)]
     pub status: Status,
     /// Its channel.
-    #[schema(value_type = String, example = "sms")]
+    #[schema(value_type = ChannelName)]
     pub channel: Channel,
     /// Whom it reaches.
-    #[schema(value_type = serde_json::Value, example = "+254722000000")]
+    #[schema(value_type = AnyRecipient)]
     pub to: Recipient,
     /// When it was accepted.
     #[schema(value_type = String, format = "date-time")]
@@ -61,22 +64,22 @@ pub struct MessageView {
     #[schema(value_type = uuid::Uuid)]
     pub id: MessageId,
     /// Its channel.
-    #[schema(value_type = String, example = "sms")]
+    #[schema(value_type = ChannelName)]
     pub channel: Channel,
     /// Where it is in its life.
-    #[schema(value_type = String, example = "delivered")]
+    #[schema(value_type = StatusName)]
     pub status: Status,
     /// Whom it reaches.
-    #[schema(value_type = serde_json::Value, example = "+254722000000")]
+    #[schema(value_type = AnyRecipient)]
     pub to: Recipient,
     /// The caller's own reference.
     #[schema(required)]
     pub external_id: Option<String>,
-    /// `api` or `dashboard`.
-    #[schema(value_type = String, example = "api")]
+    /// Who asked for it.
+    #[schema(value_type = SourceName)]
     pub source: Source,
-    /// `live` or `test`.
-    #[schema(value_type = String, example = "live")]
+    /// What it belongs to.
+    #[schema(value_type = EnvironmentName)]
     pub environment: Environment,
     /// Id of the provider that had it last.
     #[schema(required, example = "africas_talking")]
@@ -90,8 +93,8 @@ pub struct MessageView {
     /// Parts of an SMS.
     #[schema(required)]
     pub segments: Option<i16>,
-    /// Encoding of an SMS: `gsm7` or `ucs2`.
-    #[schema(required)]
+    /// Encoding of an SMS.
+    #[schema(required, value_type = Option<EncodingName>)]
     pub encoding: Option<&'static str>,
     /// Currency of the cost (ISO 4217).
     #[schema(required)]
@@ -125,19 +128,22 @@ pub struct MessageWithEvents {
 #[serde(rename_all = "camelCase")]
 pub struct EventView {
     /// What happened.
-    #[schema(example = "sent")]
+    #[schema(value_type = EventName)]
     pub event_type: &'static str,
     /// When.
     #[schema(value_type = String, format = "date-time")]
     pub occurred_at: Timestamp,
     /// In which attempt, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = i16)]
     pub attempt: Option<i16>,
     /// Explanation.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String)]
     pub detail: Option<String>,
     /// What the provider said, raw; only for admins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String)]
     pub payload: Option<String>,
 }
 
@@ -203,7 +209,12 @@ struct Sender {
 ///
 /// 202 means that the message is durably stored; it is at the provider a moment later. With an idempotency key the same
 /// request can be sent again without a second message.
-#[utoipa::path(post, path = "/v1/messages", tag = "messages", request_body = SendRequest, responses((status = 202, body = AcceptedView)), security(("key" = [])))]
+#[utoipa::path(post, path = "/v1/messages", tag = "messages", request_body(content = SendRequest, examples(
+    ("sms" = (summary = "A text message", value = json!({"channel": "sms", "to": "+254722000000", "body": "Hi Ada, your order #AC-1042 is on its way.", "externalId": "order-1042"}))),
+    ("email" = (summary = "An email", value = json!({"channel": "email", "to": "ada@example.com", "from": "Acme <hello@example.com>", "subject": "Your order is on its way", "bodyText": "Hi Ada", "bodyHtml": "<p>Hi Ada</p>"}))),
+    ("push" = (summary = "A notification in a browser", value = json!({"channel": "push", "to": {"endpoint": "https://push.example.com/send/0a1b2c3d", "keys": {"p256dh": "AnExampleOfAPublicKey", "auth": "AnExampleOfASecret"}}, "body": "Your order is on its way"}))),
+    ("whatsapp" = (summary = "A WhatsApp message", value = json!({"channel": "whatsapp", "to": "+254722000000", "body": "Your order is on its way"}))),
+)), responses((status = 202, body = AcceptedView)), security(("key" = [])))]
 pub async fn send(
     caller: Caller<SendMessages>,
     State(app): AppState,
@@ -231,7 +242,10 @@ pub async fn send(
 }
 
 /// Send a message, as a human.
-#[utoipa::path(post, path = "/v1/admin/messages", tag = "messages", request_body = HumanSendRequest, responses((status = 202, body = AcceptedView)))]
+#[utoipa::path(post, path = "/v1/admin/messages", tag = "messages", request_body(content = HumanSendRequest, examples(
+    ("sms" = (summary = "A text message to the sandbox", value = json!({"channel": "sms", "to": "+254722000000", "body": "Hi Ada, your order #AC-1042 is on its way.", "environment": "test"}))),
+    ("email" = (summary = "An email to the sandbox", value = json!({"channel": "email", "to": "ada@example.com", "from": "Acme <hello@example.com>", "subject": "Your order is on its way", "bodyText": "Hi Ada", "environment": "test"}))),
+)), responses((status = 202, body = AcceptedView)))]
 pub async fn send_as_human(
     session: Session<AsMember>,
     State(app): AppState,
@@ -352,7 +366,7 @@ fn accepted(app: &App, receipt: Receipt) -> Result<Response> {
 }
 
 /// One message with its timeline.
-#[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)), security(("key" = [])))]
+#[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path, description = "The message's id.", example = "8ad4f7c2-9e3b-4a1c-bc2f-1d8e3a9b7c4d")), responses((status = 200, body = MessageWithEvents)), security(("key" = [])))]
 pub async fn find(
     caller: Caller<ReadMessages>,
     State(app): AppState,
@@ -364,7 +378,7 @@ pub async fn find(
 }
 
 /// One message with its timeline, of either environment.
-#[utoipa::path(get, path = "/v1/admin/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = MessageWithEvents)))]
+#[utoipa::path(get, path = "/v1/admin/messages/{id}", tag = "messages", params(("id" = uuid::Uuid, Path, description = "The message's id.", example = "8ad4f7c2-9e3b-4a1c-bc2f-1d8e3a9b7c4d")), responses((status = 200, body = MessageWithEvents)))]
 pub async fn find_as_human(
     session: Session<AsViewer>,
     State(app): AppState,
@@ -401,7 +415,7 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
 }
 
 /// Messages, newest first.
-#[utoipa::path(get, path = "/v1/admin/messages", tag = "messages", params(ListParameters, ("environment" = Option<String>, Query, description = "`live` (when absent), `test` or `all`.")),
+#[utoipa::path(get, path = "/v1/admin/messages", tag = "messages", params(ListParameters, ("environment" = Option<EnvironmentFilter>, Query, description = "Of which environment: `live` when absent, or the key's own.")),
     responses((status = 200, body = Page<MessageView>)))]
 pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<Page<MessageView>>> {
     let mut parameters = query.parameters(LIST_AS_HUMAN);
@@ -429,30 +443,34 @@ const LIST_AS_HUMAN: &[&str] =
 #[expect(dead_code, reason = "read by name in `read_filter`; this lists them for the document")]
 pub struct ListParameters {
     /// Exactly this status.
-    #[param(example = "delivered")]
+    #[param(value_type = Option<StatusName>)]
     status: Option<String>,
     /// Exactly this channel.
-    #[param(example = "sms")]
+    #[param(value_type = Option<ChannelName>)]
     channel: Option<String>,
-    /// Exactly this recipient.
+    /// Exactly this recipient. A web push subscription can't be searched.
+    #[param(max_length = 4096, example = "+254722000000")]
     to: Option<String>,
     /// Exactly this reference of yours.
-    #[param(rename = "externalId")]
+    #[param(rename = "externalId", max_length = 255, example = "order-1042")]
     external_id: Option<String>,
-    /// `api` or `dashboard`.
+    /// Exactly this source.
+    #[param(value_type = Option<SourceName>)]
     source: Option<String>,
-    /// Exactly this provider.
+    /// Exactly this provider: an id of the catalog, or `sandbox`.
+    #[param(max_length = 64, example = "africas_talking")]
     provider: Option<String>,
     /// Accepted at this time or later (ISO 8601).
-    #[param(format = "date-time")]
+    #[param(format = "date-time", example = "2026-05-01T00:00:00Z")]
     from: Option<String>,
     /// Accepted before this time (ISO 8601).
-    #[param(format = "date-time")]
+    #[param(format = "date-time", example = "2026-06-01T00:00:00Z")]
     until: Option<String>,
     /// Rows on a page; 50 when absent.
-    #[param(minimum = 1, maximum = 200)]
+    #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
     /// `nextCursor` of the page before. Bound to the same filters.
+    #[param(max_length = 128, pattern = "^[A-Za-z0-9_-]*$", example = "AZbNH3kAAAD2q1m7cJ0aT4sYb2k")]
     cursor: Option<String>,
 }
 
@@ -470,9 +488,17 @@ fn read_filter(parameters: &mut Parameters<'_>) -> (MessageFilter, usize, Option
         from: parameters.read("from", Timestamp::parse, time),
         until: parameters.read("until", Timestamp::parse, time),
     };
-    for (name, value) in [("to", &filter.recipient), ("externalId", &filter.external_id), ("provider", &filter.provider)] {
-        if value.as_deref().is_some_and(|v| v.contains('\0')) {
+    let texts = [
+        ("to", &filter.recipient, TOKEN_MAX),
+        ("externalId", &filter.external_id, EXTERNAL_ID_MAX),
+        ("provider", &filter.provider, PROVIDER_MAX),
+    ];
+    for (name, value, max) in texts {
+        let Some(value) = value.as_deref() else { continue };
+        if value.contains('\0') {
             parameters.note(name, "must not contain the character U+0000");
+        } else if value.chars().count() > max {
+            parameters.note(name, format!("must be at most {max} characters long"));
         }
     }
     (filter, page::limit(parameters), parameters.get("cursor"))

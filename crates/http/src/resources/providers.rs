@@ -17,28 +17,33 @@ use crate::{
     codes,
     fields::request,
     idempotency,
+    openapi::closed::{ChannelName, ConfigStatusName, ProviderId, Setting, SettingKindName},
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
 };
 
+const UNVERIFIED: &str = "unverified";
+/// What a config's status can be.
+pub(crate) const STATUSES: &[&str] = &[UNVERIFIED, "verified", "failed"];
+
 request! {
     /// A provider config to create: the tenant's own credentials at a provider of the catalog.
     pub struct ConfigRequest {
         /// Id of the provider in the catalog.
-        #[schema(required, example = "africas_talking")]
+        #[schema(required, value_type = ProviderId)]
         provider: Cow<'a, str> = "provider",
-        /// 2 to 80 characters.
-        #[schema(required, min_length = 2, max_length = 80, example = "Africa's Talking, production")]
+        /// Its name for people: 2 to 80 characters.
+        #[schema(required, min_length = 2, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Africa's Talking, production")]
         label: Cow<'a, str> = "label",
         /// The provider's public settings, by the names in the catalog.
-        #[schema(value_type = std::collections::BTreeMap<String, Value>, example = json!({"username": "acme", "sender_id": "ACME"}))]
+        #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"username": "acme", "sender_id": "ACME"}))]
         public_config: Json<'a> = "publicConfig",
         /// The provider's secret settings, by the names in the catalog. Never returned.
-        #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+        #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"api_key": "…"}))]
         secret_config: Json<'a> = "secretConfig",
         /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
-        #[schema(min_length = 1, max_length = 255)]
+        #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
     }
 }
@@ -51,15 +56,18 @@ pub struct ConfigView {
     #[schema(value_type = uuid::Uuid)]
     pub id: ConfigId,
     /// Id of the provider in the catalog.
+    #[schema(value_type = ProviderId)]
     pub provider: String,
     /// The provider's channel.
+    #[schema(value_type = ChannelName)]
     pub channel: &'static str,
     /// Its label.
     pub label: String,
-    /// `unverified`, `verified` or `failed`.
+    /// Whether its credentials were tried.
+    #[schema(value_type = ConfigStatusName)]
     pub status: String,
     /// Its public settings.
-    #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+    #[schema(value_type = std::collections::BTreeMap<String, Setting>)]
     pub config_public: Value,
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
@@ -92,12 +100,15 @@ pub struct CatalogView {
 #[serde(rename_all = "camelCase")]
 pub struct ProviderView {
     /// Its id.
+    #[schema(value_type = ProviderId)]
     pub id: &'static str,
     /// Its name.
     pub name: &'static str,
     /// Its channel.
+    #[schema(value_type = ChannelName)]
     pub channel: &'static str,
     /// Its own documentation.
+    #[schema(format = "uri")]
     pub docs_url: &'static str,
     /// Its settings.
     pub fields: Vec<FieldView>,
@@ -115,11 +126,13 @@ pub struct FieldView {
     pub secret: bool,
     /// Must it be given?
     pub required: bool,
-    /// `string`, `boolean`, `integer`, `email` or `enum`.
+    /// What values it takes.
     #[serde(rename = "type")]
+    #[schema(value_type = SettingKindName)]
     pub kind: &'static str,
     /// The values of an `enum`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Vec<String>)]
     pub values: Option<&'static [&'static str]>,
     /// What to put there.
     pub help: &'static str,
@@ -153,7 +166,10 @@ pub async fn catalog(session: Session<AsViewer>, query: RawQuery) -> Result<axum
 }
 
 /// Create a provider config.
-#[utoipa::path(post, path = "/v1/admin/providers", tag = "providers", request_body = ConfigRequest, responses((status = 201, body = ConfigView)))]
+#[utoipa::path(post, path = "/v1/admin/providers", tag = "providers", request_body(content = ConfigRequest, examples(
+    ("africas_talking" = (summary = "SMS through Africa's Talking", value = json!({"provider": "africas_talking", "label": "Africa's Talking, production", "publicConfig": {"username": "acme", "sender_id": "ACME"}, "secretConfig": {"api_key": "atsk_example"}}))),
+    ("smtp" = (summary = "Email through a server of your own", value = json!({"provider": "smtp", "label": "Our mail server", "publicConfig": {"host": "smtp.example.com", "port": 587, "secure": true, "username": "acme", "from_email": "hello@example.com"}, "secretConfig": {"password": "an example"}}))),
+)), responses((status = 201, body = ConfigView)))]
 pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body) -> Result<Response> {
     session.require_live()?;
     query.none()?;
@@ -199,7 +215,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         provider: provider.spec.id.to_owned(),
         channel: provider.spec.channel,
         label: label.into_owned(),
-        status: "unverified".to_owned(),
+        status: UNVERIFIED.to_owned(),
         public: text(&public)?,
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,
@@ -231,7 +247,7 @@ pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQu
 }
 
 /// One provider config.
-#[utoipa::path(get, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 200, body = ConfigView)))]
+#[utoipa::path(get, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path, description = "The config's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 200, body = ConfigView)))]
 pub async fn find(session: Session<AsViewer>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<axum::Json<ConfigView>> {
     session.require_live()?;
     query.none()?;
@@ -241,7 +257,7 @@ pub async fn find(session: Session<AsViewer>, State(app): AppState, PathId(id): 
 }
 
 /// Delete a provider config and its secrets. Messages that wait for it go through another config of the channel, or wait.
-#[utoipa::path(delete, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path)), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path, description = "The config's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 204, description = "Done.")))]
 pub async fn delete(session: Session<AsAdmin>, State(app): AppState, PathId(id): PathId, query: RawQuery) -> Result<StatusCode> {
     session.require_live()?;
     query.none()?;

@@ -10,49 +10,55 @@ use raven_core::{
     sms::{self, Segments},
 };
 
-use crate::fields::{Fields, line, request};
+use crate::{
+    fields::{Fields, line, request},
+    openapi::closed::{AnyRecipient, ChannelName, EnvironmentName},
+};
 
 /// Characters of a recipient.
 const TO_MAX: usize = 200;
 /// Characters of a device token.
-const TOKEN_MAX: usize = 4096;
+pub(super) const TOKEN_MAX: usize = 4096;
 /// Characters of a text.
 const BODY_MAX: usize = 4096;
 /// Characters of a subject.
 const SUBJECT_MAX: usize = 998;
 /// Characters of an external id.
-const EXTERNAL_ID_MAX: usize = 255;
+pub(super) const EXTERNAL_ID_MAX: usize = 255;
 
 macro_rules! send_request {
     ($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty = $wire:literal,)* }) => {
         request! {
             $(#[$meta])*
             pub struct $name {
-                /// `sms`, `email`, `push` or `whatsapp`.
-                #[schema(required, example = "sms")]
+                /// How it travels.
+                #[schema(required, value_type = ChannelName)]
                 channel: Cow<'a, str> = "channel",
                 /// Whom it reaches: a phone number in E.164 form (sms, whatsapp), an email address (email), a device token of 1 to
                 /// 4096 characters or a web push subscription `{ endpoint, keys: { p256dh, auth } }` (push).
-                #[schema(required, value_type = serde_json::Value, example = "+254722000000")]
+                #[schema(required, value_type = AnyRecipient)]
                 to: Json<'a> = "to",
                 /// The text: sms (required), push and whatsapp. 1 to 4096 characters.
                 #[schema(min_length = 1, max_length = 4096, example = "Hi Ada, your order #AC-1042 is on its way.")]
                 body: Cow<'a, str> = "body",
                 /// The sender: an address with or without a name (email; required unless the provider config has `from_email`), or a
-                /// sender id (sms).
+                /// sender id (sms). At most 320 characters.
+                #[schema(min_length = 1, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Acme <hello@example.com>")]
                 from: Cow<'a, str> = "from",
                 /// The subject: email (required). 1 to 998 characters, no line breaks.
-                #[schema(min_length = 1, max_length = 998)]
+                #[schema(min_length = 1, max_length = 998, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Your order is on its way")]
                 subject: Cow<'a, str> = "subject",
                 /// HTML of an email; this or `bodyText` or both.
+                #[schema(min_length = 1, max_length = 26_214_400, example = "<p>Hi Ada</p>")]
                 body_html: Cow<'a, str> = "bodyHtml",
                 /// Plain text of an email; this or `bodyHtml` or both.
+                #[schema(min_length = 1, max_length = 26_214_400, example = "Hi Ada")]
                 body_text: Cow<'a, str> = "bodyText",
                 /// Your own reference, 1 to 255 characters; messages can be searched by it.
-                #[schema(min_length = 1, max_length = 255)]
+                #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
                 external_id: Cow<'a, str> = "externalId",
                 /// The same key with the same payload never sends twice; may also stand in the `Idempotency-Key` header.
-                #[schema(min_length = 1, max_length = 255)]
+                #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
                 idempotency_key: Cow<'a, str> = "idempotencyKey",
                 $($(#[$fmeta])* $field: $ty = $wire,)*
             }
@@ -68,8 +74,8 @@ send_request! {
 send_request! {
     /// A message to send, by a human.
     HumanSendRequest {
-        /// `live` (when absent) or `test`.
-        #[schema(example = "live")]
+        /// What it belongs to: `live` when absent, or the key's own.
+        #[schema(required = false, value_type = EnvironmentName)]
         environment: Cow<'a, str> = "environment",
     }
 }

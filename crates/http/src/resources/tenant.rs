@@ -23,17 +23,17 @@ use crate::{
 request! {
     /// What to change of the tenant.
     pub struct TenantChangeRequest {
-        /// 2 to 80 characters.
-        #[schema(min_length = 2, max_length = 80, example = "Acme Co")]
+        /// Its name: 2 to 80 characters.
+        #[schema(min_length = 2, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Acme Co")]
         name: Cow<'a, str> = "name",
-        /// ISO 3166-1 alpha-2; `null` takes it away.
-        #[schema(min_length = 2, max_length = 2, example = "KE")]
+        /// Its country: ISO 3166-1 alpha-2; `null` takes it away.
+        #[schema(min_length = 2, max_length = 2, pattern = "^[A-Z]{2}$", example = "KE")]
         country_code: Cow<'a, str> = "countryCode",
-        /// BCP 47.
-        #[schema(max_length = 35, example = "en")]
+        /// The language of its people, where nothing else is said: BCP 47.
+        #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", example = "en")]
         default_locale: Cow<'a, str> = "defaultLocale",
-        /// IANA time zone.
-        #[schema(example = "Africa/Nairobi")]
+        /// Its time zone, by the IANA database.
+        #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_+/-]+$", example = "Africa/Nairobi")]
         default_tz: Cow<'a, str> = "defaultTz",
     }
 }
@@ -42,7 +42,7 @@ request! {
     /// Who becomes the owner.
     pub struct TransferRequest {
         /// Id of a member.
-        #[schema(required, value_type = uuid::Uuid)]
+        #[schema(required, value_type = uuid::Uuid, example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")]
         user_id: Cow<'a, str> = "userId",
     }
 }

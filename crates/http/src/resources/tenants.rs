@@ -19,6 +19,7 @@ use crate::{
     codes,
     fields::{Fields, request},
     idempotency,
+    openapi::closed::{SuspenderName, TenantStatusName},
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::RawQuery,
@@ -30,23 +31,23 @@ const SLUG_TRIES: u32 = 50;
 request! {
     /// A tenant to create. The caller becomes its owner.
     pub struct TenantRequest {
-        /// 2 to 80 characters.
-        #[schema(required, min_length = 2, max_length = 80, example = "Acme Co")]
+        /// Its name: 2 to 80 characters.
+        #[schema(required, min_length = 2, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Acme Co")]
         name: Cow<'a, str> = "name",
         /// 2 to 63 lower-case letters, digits and inner hyphens. Made from the name when absent.
-        #[schema(min_length = 2, max_length = 63, example = "acme-co")]
+        #[schema(min_length = 2, max_length = 63, pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", example = "acme-co")]
         slug: Cow<'a, str> = "slug",
-        /// ISO 3166-1 alpha-2.
-        #[schema(min_length = 2, max_length = 2, example = "KE")]
+        /// Its country: ISO 3166-1 alpha-2.
+        #[schema(min_length = 2, max_length = 2, pattern = "^[A-Z]{2}$", example = "KE")]
         country_code: Cow<'a, str> = "countryCode",
-        /// BCP 47; `en` when absent.
-        #[schema(max_length = 35, example = "en")]
+        /// The language of its people, where nothing else is said: BCP 47; `en` when absent.
+        #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", default = "en")]
         default_locale: Cow<'a, str> = "defaultLocale",
-        /// IANA time zone; `Africa/Nairobi` when absent.
-        #[schema(example = "Africa/Nairobi")]
+        /// Its time zone, by the IANA database; `Africa/Nairobi` when absent.
+        #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_+/-]+$", default = "Africa/Nairobi")]
         default_tz: Cow<'a, str> = "defaultTz",
         /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
-        #[schema(min_length = 1, max_length = 255)]
+        #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
     }
 }
@@ -62,27 +63,28 @@ pub struct TenantView {
     pub slug: String,
     /// Its name.
     pub name: String,
-    /// `active`, `suspended` or `archived`.
+    /// What it may do at all.
+    #[schema(value_type = TenantStatusName)]
     pub status: &'static str,
     /// Its plan.
     pub plan: String,
-    /// ISO 3166-1 alpha-2.
+    /// Its country: ISO 3166-1 alpha-2.
     #[schema(required)]
     pub country_code: Option<String>,
-    /// BCP 47.
+    /// The language of its people: BCP 47.
     pub default_locale: String,
-    /// IANA time zone.
+    /// Its time zone, by the IANA database.
     pub default_tz: String,
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
-    /// Who suspended it: `owner` or `operator`; only while it is suspended, or was when it was archived.
+    /// Who suspended it; only while it is suspended, or was when it was archived.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "owner")]
+    #[schema(required = false, value_type = SuspenderName)]
     pub suspended_by: Option<SuspendedBy>,
     /// When it was archived. It is deleted 30 days later.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = "date-time")]
+    #[schema(required = false, value_type = String, format = "date-time")]
     pub archived_at: Option<Timestamp>,
 }
 

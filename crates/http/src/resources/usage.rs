@@ -12,6 +12,7 @@ use super::AppState;
 use crate::{
     caller::{AsViewer, Session},
     codes,
+    openapi::closed::{ChannelName, EnvironmentFilter, StatusName},
     problem::{Problem, Result},
     query::{Parameters, RawQuery},
 };
@@ -25,7 +26,8 @@ const DEFAULT_DAYS: i32 = 30;
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageView {
-    /// `live`, `test` or `all`.
+    /// What is counted here.
+    #[schema(value_type = EnvironmentFilter)]
     pub environment: &'static str,
     /// The first day of the range (UTC).
     #[schema(value_type = String, format = "date")]
@@ -108,12 +110,12 @@ pub struct DayView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ChannelView {
     /// The channel.
-    #[schema(value_type = String, example = "sms")]
+    #[schema(value_type = ChannelName)]
     pub channel: Channel,
     /// Messages accepted.
     pub accepted: i64,
     /// How many of them have reached each status since.
-    #[schema(example = json!({"sent": 120, "delivered": 117, "failed": 3}))]
+    #[schema(value_type = BTreeMap<StatusName, i64>, example = json!({"sent": 120, "delivered": 117, "failed": 3}))]
     pub statuses: BTreeMap<&'static str, i64>,
 }
 
@@ -139,7 +141,8 @@ pub struct UsageParameters {
     /// The last day (UTC), at most 366 days from the first: today when absent.
     #[param(format = "date", example = "2026-05-31")]
     until: Option<String>,
-    /// `live` (when absent), `test` or `all`.
+    /// Of which environment: `live` when absent, or the key's own.
+    #[param(value_type = Option<EnvironmentFilter>)]
     environment: Option<String>,
 }
 

@@ -3,9 +3,11 @@
 mod auth;
 mod contract;
 mod keys;
+mod limits;
 mod messages;
 mod openapi;
 mod pages;
 mod providers;
+mod quota;
 mod tenants;
 mod totality;

@@ -8,6 +8,7 @@ mod layers;
 mod oidc;
 mod operators;
 mod quickstart;
+mod schemathesis;
 mod serve;
 mod settings;
 mod support;

@@ -191,11 +191,14 @@ pub async fn a_tenant_is_restored_within_thirty_days(store: Arc<dyn Store>) -> R
     Ok(())
 }
 
+/// What a change does to the record.
+type Apply = fn(&mut TenantRecord);
+
 pub async fn an_update_changes_what_is_given(store: Arc<dyn Store>) -> Result<()> {
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let none = TenantChange::default;
     let mut expected = tenant_record(1);
-    let changes: [(TenantChange, fn(&mut TenantRecord)); 8] = [
+    let changes: [(TenantChange, Apply); 8] = [
         (TenantChange { name: Some("Ünïcode".to_owned()), ..none() }, |t| t.name = "Ünïcode".to_owned()),
         (TenantChange { country_code: Some(Some("TZ".to_owned())), ..none() }, |t| t.country_code = Some("TZ".to_owned())),
         (TenantChange { country_code: Some(None), ..none() }, |t| t.country_code = None),

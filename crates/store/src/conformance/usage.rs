@@ -178,7 +178,9 @@ pub async fn a_limit_counts_what_came_before_it(store: Arc<dyn Store>) -> Result
         create(&store, message(one, seq(n))).await?;
     }
     create(&store, NewMessage { environment: Environment::Test, ..message(one, seq(3)) }).await?;
-    assert_eq!(created(&store, one, 10, 9, 5).await?, 2);
+    assert_eq!(created(&store, one, 10, 2, 3).await?, 0, "it is used up before the first that counts");
+    assert_eq!(store.quota_used(one, today()).await?, 3);
+    assert_eq!(created(&store, one, 20, 9, 5).await?, 2);
     assert_eq!(store.quota_used(one, today()).await?, 5);
     Ok(())
 }

@@ -130,7 +130,7 @@ impl<'c> Inserts<'c> {
             return Ok(Accepted::Refused(refusal));
         }
         if !gate.counts.has_room(self.connection, m)? {
-            return self.without_room(m);
+            return self.without_room(gate, m);
         }
         let (tenant, environment, channel) = (Id(m.tenant.0), m.environment.code(), m.channel.code());
         if let Some(claim) = &m.idempotency {
@@ -184,14 +184,17 @@ impl<'c> Inserts<'c> {
     }
 
     /// The answer to a message that the quota has no room for: what its key was used for before, if it was.
-    fn without_room(&self, m: &NewMessage) -> Result<Accepted> {
+    fn without_room(&self, gate: &mut Gate<'_>, m: &NewMessage) -> Result<Accepted> {
         let earlier = match &m.idempotency {
             Some(claim) => earlier(self.connection, m.tenant, m.environment, claim)?,
             None => None,
         };
         match earlier {
             Some(earlier) => earlier.answer(|| Ok((m.recipient.clone(), m.channel))),
-            None => Ok(Accepted::Refused(Refusal::Quota)),
+            None => {
+                gate.counts.refuse(m);
+                Ok(Accepted::Refused(Refusal::Quota))
+            }
         }
     }
 }

@@ -47,6 +47,8 @@ const NANOS: i64 = 1_000_000;
 struct Metered {
     before: i64,
     added: i64,
+    /// The limit turned something away, so what it was measured against is written down.
+    refused: bool,
 }
 
 /// A row of `usage_accepted`: tenant, day, environment, channel, key, slot.
@@ -68,7 +70,7 @@ impl Counts {
             Some(known) => known.before + known.added,
             None => {
                 let before = before(c, whose.0, whose.1)?;
-                self.quotas.insert(whose, Metered { before, added: 0 });
+                self.quotas.insert(whose, Metered { before, added: 0, refused: false });
                 before
             }
         };
@@ -86,24 +88,28 @@ impl Counts {
         *self.accepted.entry((m.tenant, day, m.environment, m.channel, m.key, m.seq.slot())).or_default() += 1;
     }
 
+    /// Notes that a message was refused for its tenant's quota.
+    pub(super) fn refuse(&mut self, m: &NewMessage) {
+        if let Some(metered) = self.quotas.get_mut(&(m.tenant, m.seq.at().day())) {
+            metered.refused = true;
+        }
+    }
+
     /// Forgets what was added: the messages were taken back.
     pub(super) fn reset(&mut self) {
-        self.quotas.values_mut().for_each(|metered| metered.added = 0);
+        self.quotas.values_mut().for_each(|metered| (metered.added, metered.refused) = (0, false));
         self.accepted.clear();
     }
 
     /// Writes down what was added.
     pub(super) fn store(self, c: &Connection) -> Result<()> {
-        if self.accepted.is_empty() {
-            return Ok(());
-        }
-        let mut add = c.prepare_cached(ADD_ACCEPTED)?;
         for ((tenant, day, environment, channel, key, slot), messages) in self.accepted {
             let key = Id(key.map_or(Uuid::nil(), |key| key.0));
-            add.execute(params![Id(tenant.0), day.0, environment.code(), channel.code(), key, slot, messages])?;
+            let values = params![Id(tenant.0), day.0, environment.code(), channel.code(), key, slot, messages];
+            c.prepare_cached(ADD_ACCEPTED)?.execute(values)?;
         }
         for ((tenant, day), metered) in self.quotas {
-            if metered.added > 0 {
+            if metered.added > 0 || metered.refused {
                 c.prepare_cached(STORE_QUOTA)?.execute(params![Id(tenant.0), day.0, metered.before + metered.added])?;
             }
         }
