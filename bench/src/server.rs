@@ -85,6 +85,8 @@ impl Binary {
         let mut command = self.command(place);
         command.args(["serve", "--migrate"]).stdout(Stdio::null());
         command.env("RAVEN_LISTEN", address.to_string()).env("RAVEN_LOG", "info");
+        // Every message is metered and every request counted, by limits that the load does not reach.
+        command.env("RAVEN_DEFAULT_PLAN", "unlimited");
         command.env("RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL", format!("http://{}/version1", self.provider));
         if role == Role::Api {
             command.env("RAVEN_ONLY", "api");

@@ -228,10 +228,10 @@ impl Limiter {
             return Ok(rate.standing(bucket.tat.load(Ordering::Relaxed), left, now, None));
         }
         // Nobody else can have put tokens back, so until one has come back by itself there is no need to ask.
-        let known = bucket.tat.load(Ordering::Relaxed).min(now.saturating_add(rate.window()));
-        bucket.tat.store(known, Ordering::Relaxed);
-        let wait = known + rate.interval - now - rate.window();
-        if wait > 0 {
+        // (A time further ahead than a full bucket explains is of a clock that went back since: the database puts it right.)
+        let (known, full) = (bucket.tat.load(Ordering::Relaxed), now.saturating_add(rate.window()));
+        let wait = known.saturating_add(rate.interval) - full;
+        if wait > 0 && known <= full {
             return Ok(rate.standing(known, 0, now, Some(wait)));
         }
         let Taken { granted, tat } = take(&*self.store, bucket, rate, slice, now).await?;

@@ -49,7 +49,7 @@ impl Server {
     }
 
     fn environment(&self, command: &mut Command) {
-        command.env("RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL", &self.provider_url);
+        command.env("RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL", &self.provider_url).env("RAVEN_DEFAULT_PLAN", "unlimited");
         if let Some(url) = &self.database_url {
             command.env("RAVEN_DATABASE_URL", url);
         }
