@@ -87,7 +87,6 @@ impl Parameters<'_> {
     }
 
     /// Reads `environment`: `live`, `test`, or `all` (then there is none inside). `None` when it is absent.
-    #[expect(clippy::option_option, reason = "absent and all are two things")]
     pub fn environment(&mut self) -> Option<Option<Environment>> {
         let read = |text: &str| if text == "all" { Some(None) } else { Environment::parse(text).map(Some) };
         self.read("environment", read, || "must be live, test or all".to_owned())
