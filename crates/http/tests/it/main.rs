@@ -9,5 +9,6 @@ mod openapi;
 mod pages;
 mod providers;
 mod quota;
+mod tenancy;
 mod tenants;
 mod totality;

@@ -26,7 +26,8 @@ SELECT seq, attempt FROM job";
 
 // A settlement whose answer was lost comes again: its event is there then, and stays the only one.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
-// What rose to a status is counted last, because there settlements of the same tenant wait for each other to be durable.
+// What rose to a status is counted in rows that other settlements of the tenant count in too: sorted, so that two of them never
+// wait for each other in a circle.
 // `= ANY` keeps every plan to the rows that are asked for, whatever way it joins them (by hashing, see
 // `connection::joining_by_hash`), and BETWEEN to their partitions.
 const SETTLE: &str = "
