@@ -1,4 +1,4 @@
-//! The audit log. Verbs that are one statement write their record in it; the others call [`write`] in their transaction.
+//! The audit log. Verbs that are one statement write their record in it; the others call [`write()`] in their transaction.
 
 use async_trait::async_trait;
 use raven_core::{Seq, TenantId};

@@ -84,7 +84,7 @@ pub(super) async fn remember(connection: &mut Connection, user: &UserProfile) ->
 /// What a tenant may be changed into: its status, who suspended it and when it was archived. `None`: its state does not
 /// allow the step.
 fn after(tenant: &TenantRecord, change: StateChange) -> Option<(TenantStatus, Option<SuspendedBy>, Option<Timestamp>)> {
-    let lifts = |by| by == SuspendedBy::Operator || tenant.suspended_by != Some(SuspendedBy::Operator);
+    let lifts = |by| by == SuspendedBy::Operator || tenant.suspended_by == Some(SuspendedBy::Owner);
     match (change, tenant.status) {
         (StateChange::Suspend(by), TenantStatus::Active) => Some((TenantStatus::Suspended, Some(by), None)),
         (StateChange::Suspend(SuspendedBy::Operator), TenantStatus::Suspended) if tenant.suspended_by == Some(SuspendedBy::Owner) => {
