@@ -60,6 +60,41 @@ fn a_tenant_and_a_key_made_by_commands_work_at_once() {
 }
 
 #[test]
+fn a_tenants_plan_and_state_changed_by_commands_count_within_a_second() {
+    let folder = folder();
+    fs::write(folder.path().join("raven.toml"), "[plans.pro]\nkey_rpm = 77\n").unwrap();
+    let command = |arguments: &[&str]| run(raven_with_secrets(folder.path(), arguments));
+    let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let address = server.serve_address();
+    assert_eq!(command(&["tenants", "create", "--name", "Acme", "--owner-email", "ada@example.com"]).0, 0);
+    let key = command(&["keys", "create", "--tenant", "acme", "--name", "k", "--environment", "test"]).1;
+    let status = || call(&address, "GET", "/v1/messages", &[("x-raven-key", key.trim())], "").0;
+    let becomes = |wanted: u16| {
+        let begun = std::time::Instant::now();
+        while status() != wanted {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "never {wanted}");
+            std::thread::yield_now();
+        }
+    };
+    becomes(200);
+    let (code, said, stderr) = command(&["tenants", "set-plan", "acme", "pro", "--json"]);
+    assert_eq!((code, json(&said)["plan"].as_str()), (0, Some("pro")), "{stderr}");
+    assert_eq!(command(&["tenants", "set-plan", "acme", "gold"]).0, 2);
+    assert_eq!(command(&["tenants", "suspend", "acme"]).0, 0);
+    becomes(403);
+    assert_eq!(command(&["tenants", "suspend", "acme"]).0, 1, "it is suspended already");
+    assert_eq!(command(&["tenants", "reactivate", "acme"]).0, 0);
+    becomes(200);
+    assert_eq!(command(&["tenants", "archive", "acme"]).0, 0);
+    becomes(403);
+    let (code, said, _) = command(&["tenants", "restore", "acme", "--json"]);
+    assert_eq!((code, json(&said)["status"].as_str()), (0, Some("active")));
+    becomes(200);
+    assert!(command(&["tenants", "show", "acme"]).1.contains("pro"));
+    assert_eq!(command(&["tenants", "restore", "nobody"]).0, 1);
+}
+
+#[test]
 fn another_master_key_makes_no_tenant_and_no_key() {
     let folder = folder();
     let mut server = Running::start(raven_with_secrets(folder.path(), &["serve", "--listen", "127.0.0.1:0"]));
