@@ -69,13 +69,8 @@ fn a_tenants_plan_and_state_changed_by_commands_count_within_a_second() {
     assert_eq!(command(&["tenants", "create", "--name", "Acme", "--owner-email", "ada@example.com"]).0, 0);
     let key = command(&["keys", "create", "--tenant", "acme", "--name", "k", "--environment", "test"]).1;
     let status = || call(&address, "GET", "/v1/messages", &[("x-raven-key", key.trim())], "").0;
-    let becomes = |wanted: u16| {
-        let begun = std::time::Instant::now();
-        while status() != wanted {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "never {wanted}");
-            std::thread::yield_now();
-        }
-    };
+    // Far more looks than fit into the second that it takes.
+    let becomes = |wanted: u16| assert!((0..100_000).any(|_| status() == wanted), "never {wanted}");
     becomes(200);
     let (code, said, stderr) = command(&["tenants", "set-plan", "acme", "pro", "--json"]);
     assert_eq!((code, json(&said)["plan"].as_str()), (0, Some("pro")), "{stderr}");
