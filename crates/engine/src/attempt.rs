@@ -1,6 +1,6 @@
 //! One attempt: the call, what its outcome means, and what follows. The call's permit and the epoch travel with it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use crate::{
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Base URLs that the operator put in place of documented ones, by provider id.
-pub type BaseUrls = std::collections::HashMap<String, String>;
+pub type BaseUrls = HashMap<String, String>;
 
 /// Makes attempts.
 pub struct Attempts {
@@ -80,11 +80,18 @@ impl Attempts {
     /// # Errors
     /// When the store is still away; the rest is kept.
     pub async fn release_orphans(&self) -> raven_store::Result<()> {
-        loop {
-            let Some((lease, seqs)) = self.orphans.lock().last().cloned() else { return Ok(()) };
-            self.store.release(lease, &seqs).await?;
-            self.orphans.lock().retain(|(l, s)| !(*l == lease && *s == seqs));
+        let mut by_lease: HashMap<Lease, Vec<Seq>> = HashMap::new();
+        for (lease, seqs) in std::mem::take(&mut *self.orphans.lock()) {
+            by_lease.entry(lease).or_default().extend(seqs);
         }
+        let mut failure = None;
+        for (lease, seqs) in by_lease {
+            if let Err(e) = self.store.release(lease, &seqs).await {
+                self.orphaned(lease, seqs);
+                failure = Some(e);
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     async fn call(&self, job: &Job, route: &Route) -> Ended {

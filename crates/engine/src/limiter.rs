@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -108,22 +108,13 @@ pub struct Bucket {
     rpm: AtomicU32,
     /// One at a time takes tokens.
     taking: tokio::sync::Mutex<()>,
-    /// A slice is being taken ahead of time.
-    ahead: AtomicBool,
 }
 
 impl Bucket {
     /// A full bucket.
     #[must_use]
     pub fn new(id: Uuid) -> Self {
-        Self {
-            id,
-            tat: AtomicI64::new(0),
-            tokens: AtomicI64::new(0),
-            rpm: AtomicU32::new(0),
-            taking: tokio::sync::Mutex::new(()),
-            ahead: AtomicBool::new(false),
-        }
+        Self { id, tat: AtomicI64::new(0), tokens: AtomicI64::new(0), rpm: AtomicU32::new(0), taking: tokio::sync::Mutex::new(()) }
     }
 
     /// Counts a request in memory alone.
@@ -211,16 +202,12 @@ impl Limiter {
         if !self.shared {
             return Ok(bucket.count(rate, now));
         }
-        if bucket.rpm.swap(rpm, Ordering::Relaxed) != rpm {
+        if bucket.rpm.load(Ordering::Relaxed) != rpm && bucket.rpm.swap(rpm, Ordering::Relaxed) != rpm {
             // Tokens of another limit: a slice of it may be more than the whole new one.
             bucket.tokens.store(0, Ordering::Relaxed);
             bucket.tat.store(0, Ordering::Relaxed);
         }
-        let slice = (rate.burst / SLICES).max(1);
         if let Some(left) = bucket.spend() {
-            if left < slice / 2 {
-                self.take_ahead(bucket, rate, slice);
-            }
             return Ok(rate.standing(bucket.tat.load(Ordering::Relaxed), left, now, None));
         }
         let _turn = bucket.taking.lock().await;
@@ -234,33 +221,13 @@ impl Limiter {
         if wait > 0 && known <= full {
             return Ok(rate.standing(known, 0, now, Some(wait)));
         }
-        let Taken { granted, tat } = take(&*self.store, bucket, rate, slice, now).await?;
+        let Taken { granted, tat } = take(&*self.store, bucket, rate, (rate.burst / SLICES).max(1), now).await?;
         bucket.tat.store(tat, Ordering::Relaxed);
         if granted < 1 {
             return Ok(rate.standing(tat, 0, now, Some(tat + rate.interval - now - rate.window())));
         }
         bucket.tokens.fetch_add(granted - 1, Ordering::Relaxed);
         Ok(rate.standing(tat, granted - 1, now, None))
-    }
-
-    /// Takes the next slice before this one is spent, so that no request waits for it.
-    fn take_ahead(&self, bucket: &Arc<Bucket>, rate: Rate, slice: i64) {
-        if bucket.ahead.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (store, clock, bucket) = (self.store.clone(), self.clock.clone(), bucket.clone());
-        // Owned by nobody: it is one statement with a time limit, and whatever comes of it is right.
-        tokio::spawn(async move {
-            let _turn = bucket.taking.lock().await;
-            let rpm = bucket.rpm.load(Ordering::Relaxed);
-            if let Ok(Taken { granted, tat }) = take(&*store, &bucket, rate, slice, nanos(clock.now())).await
-                && bucket.rpm.load(Ordering::Relaxed) == rpm
-            {
-                bucket.tat.store(tat, Ordering::Relaxed);
-                bucket.tokens.fetch_add(granted, Ordering::Relaxed);
-            }
-            bucket.ahead.store(false, Ordering::Release);
-        });
     }
 
     /// Counts wrong credentials from an address.

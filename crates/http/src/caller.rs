@@ -175,6 +175,21 @@ impl<R, S> Session<R, S> {
         }
     }
 
+    /// Of which environment a list is, when this one is asked for (inside: `None` for both): live when nothing is said, a
+    /// key's own for a key.
+    ///
+    /// # Errors
+    /// `insufficient_scope`, when a key asks for more than its own.
+    pub fn environment(&self, asked: Option<Option<Environment>>) -> Result<Option<Environment>> {
+        match (self.confined_to(), asked) {
+            (Some(own), Some(asked)) if asked != Some(own) => {
+                Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only."))
+            }
+            (_, Some(asked)) => Ok(asked),
+            (own, None) => Ok(own.or(Some(Environment::Live))),
+        }
+    }
+
     /// Id of the human or the key.
     #[must_use]
     pub const fn actor_id(&self) -> Uuid {

@@ -114,7 +114,7 @@ pub trait Keys: Send + Sync {
     ) -> Result<Option<KeyRecord>>;
 
     /// Creates a key in the place of another one of the same tenant; `None` (and nothing created) when there is no such old
-    /// key that is not revoked. A replay answers before the old key is looked at.
+    /// key that is neither revoked nor expired by the time that the new one is created. A replay answers before the old key is looked at.
     ///
     /// # Errors
     /// [`Conflict("prefix")`](crate::Error::Conflict) as in [`create_key`](Self::create_key).

@@ -268,6 +268,9 @@ async fn settle(app: &App, record: &InvitationRecord, email: &str, reply: Reply,
         Answered::Closed(status) => Err(closed(status)),
         Answered::Expired => Err(closed(InvitationStatus::Expired)),
         Answered::AlreadyMember => Err(Problem::of(codes::ALREADY_MEMBER)),
-        Answered::TenantRefused => Err(Problem::of(codes::TENANT_SUSPENDED)),
+        Answered::TenantRefused => {
+            let text = "The tenant is suspended or archived, and takes no members until an owner or the operator brings it back.";
+            Err(Problem::new(codes::TENANT_SUSPENDED, text))
+        }
     }
 }

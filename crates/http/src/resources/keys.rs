@@ -289,7 +289,13 @@ async fn fresh_key(
         };
         match stored {
             Ok(Some(outcome)) => return answer(outcome, text(&view)?),
-            Ok(None) => return Err(Problem::of(codes::NOT_FOUND)),
+            // It was there a moment ago, so it has expired, or was revoked since.
+            Ok(None) => {
+                return Err(Problem::new(
+                    codes::INVALID_STATE,
+                    "The key is not valid any more, so there is nothing to rotate. Create a new one.",
+                ));
+            }
             Err(Error::Conflict(_)) => {}
             Err(e) => return Err(e.into()),
         }

@@ -422,14 +422,7 @@ pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, que
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
     let environment = parameters.environment();
     parameters.finish()?;
-    filter.environment = match (session.confined_to(), environment) {
-        (Some(own), None) => Some(own),
-        (Some(own), Some(asked)) if asked != Some(own) => {
-            return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only."));
-        }
-        (_, Some(asked)) => asked,
-        (None, None) => Some(Environment::Live),
-    };
+    filter.environment = session.environment(environment)?;
     many(&app, session.tenant_id(), filter, limit, cursor.as_deref()).await
 }
 

@@ -11,9 +11,8 @@ use serde::Serialize;
 use super::AppState;
 use crate::{
     caller::{AsViewer, Session},
-    codes,
     openapi::closed::{ChannelName, EnvironmentFilter, StatusName},
-    problem::{Problem, Result},
+    problem::Result,
     query::{Parameters, RawQuery},
 };
 
@@ -237,15 +236,11 @@ pub async fn find(session: Session<AsViewer>, State(app): AppState, query: RawQu
     let (from, until) = range(&mut parameters, now.day());
     let asked = parameters.environment();
     parameters.finish()?;
-    let own = session.confined_to();
-    if own.is_some() && asked.is_some_and(|asked| asked != own) {
-        return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key sees its own environment only."));
-    }
-    let environment = asked.unwrap_or(own.or(Some(Environment::Live)));
+    let environment = session.environment(asked)?;
     let (store, tenant) = (&app.engine.store, session.tenant_id());
     let usage = store.usage(tenant, environment, from..=until).await?;
     let plan = app.engine.plans.of(&session.tenant.plan);
-    let today = match own {
+    let today = match session.confined_to() {
         Some(Environment::Test) => None,
         _ => Some(QuotaView::new(plan, store.quota_used(tenant, now.day()).await?, now)),
     };

@@ -147,6 +147,20 @@ pub async fn only_a_key_that_is_there_is_rotated(store: Arc<dyn Store>) -> Resul
     Ok(())
 }
 
+pub async fn a_key_that_has_expired_is_not_rotated(store: Arc<dyn Store>) -> Result<()> {
+    let one = tenant(&store, 1).await?;
+    create_key(&store, KeyRecord { expires_at: Some(at(50)), ..key_record(one, 1) }).await?;
+    let new_at = |ms, n| {
+        let mut rotation = rotation(one, 1, 90, n);
+        rotation.new.record.created_at = at(ms);
+        rotation
+    };
+    assert_eq!(store.rotate_key(new_at(50, 10)).await?, None);
+    assert_eq!(store.list_keys(one, None, None, 10).await?.len(), 1);
+    assert_eq!(store.rotate_key(new_at(49, 11)).await?, Some(Outcome::Created));
+    Ok(())
+}
+
 pub async fn a_replayed_rotation_answers_before_the_old_key_is_looked_at(store: Arc<dyn Store>) -> Result<()> {
     let one = tenant(&store, 1).await?;
     let key = create_key(&store, key_record(one, 1)).await?;

@@ -83,7 +83,7 @@ macro_rules! conformance_tests {
             keys: a_key_is_found_by_its_prefix_with_its_tenant, a_taken_prefix_is_a_conflict, a_replayed_creation_answers_its_first_body,
                 a_revoked_key_is_only_found_by_its_prefix, keys_are_listed_newest_first, keys_of_another_tenant_are_out_of_reach,
                 a_key_is_changed_where_something_is_given, a_rotated_key_expires_when_it_is_told_or_earlier,
-                only_a_key_that_is_there_is_rotated, a_replayed_rotation_answers_before_the_old_key_is_looked_at,
+                only_a_key_that_is_there_is_rotated, a_key_that_has_expired_is_not_rotated, a_replayed_rotation_answers_before_the_old_key_is_looked_at,
                 the_last_use_of_a_key_never_goes_back;
             limits: a_full_bucket_grants_what_it_holds, tokens_come_back_evenly, a_request_for_nothing_tells_when_the_bucket_is_full,
                 a_bucket_recovers_from_a_clock_that_was_set_back, another_limit_holds_at_once, a_large_bucket_counts_exactly,

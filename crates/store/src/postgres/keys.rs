@@ -50,8 +50,9 @@ const UPDATE: &str = concat!(
     key_columns!(),
     " FROM k"
 );
-// An earlier end stays.
-const END: &str = "UPDATE api_keys SET expires_at = LEAST(expires_at, $3) WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL";
+// An earlier end stays. What has ended is not begun anew.
+const END: &str = "UPDATE api_keys SET expires_at = LEAST(expires_at, $3) WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL \
+     AND (expires_at IS NULL OR expires_at > $4)";
 // Sorted, so that two nodes that tell of the same keys don't wait for each other in a circle.
 const TOUCH: &str = "UPDATE api_keys k SET last_used_at = u.at \
      FROM (SELECT id, max(at) AS at FROM unnest($1::uuid[], $2::bigint[]) AS u (id, at) GROUP BY id ORDER BY id) u \
@@ -157,7 +158,7 @@ impl Keys for PostgresStore {
         let Rotation { old, old_expires_at, new: NewKey { record, claim, audit } } = &rotation;
         let creation = Creation { within: Some(record.tenant), claim: claim.as_ref(), conflict: TAKEN, audit };
         create_if(self.connection().await?, creation, async |connection| {
-            if connection.execute(END, &[&old.0, &record.tenant.0, &old_expires_at.millis()]).await? == 0 {
+            if connection.execute(END, &[&old.0, &record.tenant.0, &old_expires_at.millis(), &record.created_at.millis()]).await? == 0 {
                 return Ok(false);
             }
             insert(connection, record).await?;

@@ -24,7 +24,8 @@ WITH job AS (
 )
 SELECT seq, attempt FROM job";
 
-// A settlement whose answer was lost comes again: its event is there then, and stays the only one.
+// A settlement whose answer was lost comes again: its event is there then, and stays the only one. A message that is gone
+// (its tenant was deleted) gets none.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
 // What rose to a status is counted in rows that other settlements of the tenant count in too: sorted, so that two of them never
 // wait for each other in a circle.
@@ -36,9 +37,12 @@ WITH s AS MATERIALIZED (
       $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])
     AS s (seq, tenant_id, attempt, started_at, at, kind, status, provider,
       config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
+), before AS MATERIALIZED (
+  SELECT seq, tenant_id, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
-  SELECT seq, tenant_id, kind, at, attempt, started_at, detail, payload FROM s
+  SELECT s.seq, s.tenant_id, s.kind, s.at, s.attempt, s.started_at, s.detail, s.payload
+  FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
   WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
     AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
 ), finished AS (
@@ -47,8 +51,6 @@ WITH s AS MATERIALIZED (
 ), rescheduled AS (
   UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL FROM s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
-), before AS MATERIALIZED (
-  SELECT seq, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
 ), message AS (
   UPDATE messages m SET
     status = GREATEST(m.status, s.status),

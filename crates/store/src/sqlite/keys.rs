@@ -37,8 +37,9 @@ const UPDATE: &str = "UPDATE api_keys SET name = coalesce(?4, name), rate_limit_
   WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)
   RETURNING id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
     expires_at, created_at, revoked_at, last_used_at";
-const EXPIRE: &str =
-    "UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?3), ?3) WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL";
+// What has ended is not begun anew.
+const EXPIRE: &str = "UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?3), ?3)
+  WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?4)";
 const TOUCH: &str = "UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at < ?2)";
 
 fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
@@ -93,7 +94,7 @@ fn rotate(c: &Connection, rotation: &Rotation) -> Result<Option<Outcome>> {
     if let Some(outcome) = idempotency::earlier(c, new.claim.as_ref())? {
         return Ok(Some(outcome));
     }
-    let values = params![Id(rotation.old.0), Id(new.record.tenant.0), rotation.old_expires_at.millis()];
+    let values = params![Id(rotation.old.0), Id(new.record.tenant.0), rotation.old_expires_at.millis(), new.record.created_at.millis()];
     if c.prepare_cached(EXPIRE)?.execute(values)? == 0 {
         return Ok(None);
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use raven_core::{Environment, Seq, TenantId, Timestamp};
+use raven_core::{Environment, EventKind, Seq, Status, TenantId, Timestamp};
 use raven_store::{
     Accepted, Error, Health, NewMessage, Refusal, Result, Store, TenantChange,
     conformance::fixture::{self, at, seq},
@@ -459,6 +459,22 @@ async fn a_smaller_plan_takes_back_what_nodes_hold() -> Result<()> {
     // A limit that became smaller without a change of plan: nothing more is granted, and what nodes hold is called back.
     assert_eq!(send(store, tenant, 1, 6..7, 16_000).await?, 1);
     assert_eq!(send(store, tenant, 2, 6..7, 9).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outcome_of_a_message_that_is_gone_leaves_no_event() -> Result<()> {
+    let database = fresh().await;
+    let store = &database.store;
+    let (one, two) = (fixture::tenant(store, 1).await?, fixture::tenant(store, 2).await?);
+    fixture::create(store, fixture::message(one, seq(1))).await?;
+    let lease = fixture::node(store, "a").await?;
+    let told = |tenant, seq| fixture::outcome(tenant, seq, 0, EventKind::Expired, Status::Expired, at(5));
+    // One of a message that was never there, and one in another tenant's name, beside one that counts.
+    store.settle(lease, &[told(one, seq(2)), told(two, seq(1))]).await?;
+    store.settle(lease, &[told(one, seq(1))]).await?;
+    let events = column(&look(&database.url).await, "SELECT message_seq::text || ' ' || tenant_id::text FROM events").await;
+    assert_eq!(events, [format!("{} {}", seq(1).0, one)]);
     Ok(())
 }
 
