@@ -20,6 +20,7 @@ mod database;
 mod echo;
 mod figures;
 mod fill;
+mod flood;
 mod http;
 mod load;
 mod machine;
@@ -99,6 +100,8 @@ enum Figure {
     List,
     Decay,
     Footprint,
+    Keys,
+    Flood,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,7 +180,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         scale: if arguments.quick { Scale::QUICK } else { Scale::FULL },
         connections: arguments.connections,
         outstanding: arguments.outstanding,
-        binary: Binary { path: raven, provider: sink.address },
+        binary: Binary { path: raven, provider: sink.address, settings: &[] },
         sink,
         echo: Echo::start(&work.0)?,
         cluster,
@@ -228,6 +231,12 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
     };
     if arguments.wants(Figure::Footprint) {
         conclude("footprint", figures::footprint::measure(bench).await);
+    }
+    if arguments.wants(Figure::Keys) {
+        conclude("keys", figures::guard::keys(bench).await);
+    }
+    if arguments.wants(Figure::Flood) {
+        conclude("flood", figures::guard::flood(bench).await);
     }
     for (work, sqlite, postgres) in
         [(Work::Accept, Figure::AcceptSqlite, Figure::AcceptPostgres), (Work::Deliver, Figure::DeliverSqlite, Figure::DeliverPostgres)]

@@ -28,6 +28,8 @@ const ASK: Duration = Duration::from_millis(1);
 const JWT_SECRET: &str = "benchmarks-only-benchmarks-only-benchmarks-only";
 /// 32 zero bytes in base64; likewise.
 const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+/// The same in bytes.
+pub(crate) const MASTER_KEY_BYTES: [u8; 32] = [0; 32];
 
 /// Which half of the work a server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub(crate) struct Binary {
     pub(crate) path: PathBuf,
     /// Where Africa's Talking is said to be.
     pub(crate) provider: SocketAddr,
+    /// Settings beside the usual ones.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
 }
 
 impl Binary {
@@ -91,6 +95,7 @@ impl Binary {
         if role == Role::Api {
             command.env("RAVEN_ONLY", "api");
         }
+        command.envs(self.settings.iter().copied());
         let begun = Instant::now();
         let mut process = Process::start(command, &place.dir.with_extension("log"))?;
         ready(&mut process, address, begun).await.context("raven did not start")?;

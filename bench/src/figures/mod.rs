@@ -17,6 +17,7 @@ use crate::{
 
 pub(crate) mod decay;
 pub(crate) mod footprint;
+pub(crate) mod guard;
 pub(crate) mod latency;
 pub(crate) mod list;
 pub(crate) mod throughput;

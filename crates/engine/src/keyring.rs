@@ -12,7 +12,7 @@ use std::{
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use aws_lc_rs::hmac;
-use moka::future::Cache;
+use moka::{future::Cache, ops::compute::Op};
 use parking_lot::Mutex;
 use raven_core::{Clock, Environment, KeyId, TenantId, Timestamp, key::PresentedKey, permission::Scopes};
 use raven_store::{KeyRecord, Store, TenantRecord};
@@ -166,7 +166,12 @@ impl Keyring {
         let known = match self.known.get(&prefix).await {
             Some(known) if now.since(known.read_at) < FRESH && now >= known.read_at => known,
             Some(stale) => {
-                self.known.invalidate(&prefix).await;
+                // Only what this call saw is forgotten: another one may have read anew meanwhile.
+                let forget = |found: Option<moka::Entry<_, Arc<Known>>>| {
+                    let same = found.is_some_and(|found| Arc::ptr_eq(found.value(), &stale));
+                    std::future::ready(if same { Op::Remove } else { Op::Nop })
+                };
+                self.known.entry(prefix).and_compute_with(forget).await;
                 self.read(prefix, key.prefix, now, Some(stale)).await?
             }
             None => self.read(prefix, key.prefix, now, None).await?,

@@ -44,23 +44,33 @@ pub enum Fault {
     After,
 }
 
-/// What fails, and how often.
+/// What fails, and how often; what was called, and how often.
 #[derive(Default)]
-pub struct Faults(Mutex<HashMap<Verb, (Fault, usize)>>);
+pub struct Faults {
+    injected: Mutex<HashMap<Verb, (Fault, usize)>>,
+    calls: Mutex<HashMap<Verb, usize>>,
+}
 
 impl Faults {
     /// Makes the next `times` calls of a verb fail.
     pub fn inject(&self, verb: Verb, fault: Fault, times: usize) {
-        self.0.lock().insert(verb, (fault, times));
+        self.injected.lock().insert(verb, (fault, times));
     }
 
     /// Makes everything work again.
     pub fn clear(&self) {
-        self.0.lock().clear();
+        self.injected.lock().clear();
+    }
+
+    /// How often a verb was called.
+    #[must_use]
+    pub fn calls(&self, verb: Verb) -> usize {
+        self.calls.lock().get(&verb).copied().unwrap_or(0)
     }
 
     fn next(&self, verb: Verb) -> Option<Fault> {
-        let mut faults = self.0.lock();
+        *self.calls.lock().entry(verb).or_default() += 1;
+        let mut faults = self.injected.lock();
         let (fault, left) = faults.get_mut(&verb)?;
         *left = left.checked_sub(1)?;
         Some(*fault)

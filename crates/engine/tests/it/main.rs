@@ -2,6 +2,7 @@
 
 mod email;
 mod faults;
+mod keys;
 mod oidc;
 mod outcomes;
 mod recovery;
