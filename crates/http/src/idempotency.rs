@@ -11,7 +11,14 @@ pub const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// The key of a request, from its body's field (already taken) or its header; problems are noted.
 pub fn key(fields: &mut Fields<'_>, body: Option<&str>, headers: &HeaderMap) -> Option<String> {
-    let header = match headers.get("idempotency-key").map(HeaderValue::to_str) {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let first = values.next();
+    if values.any(|other| Some(other) != first) {
+        // Which of them would count is a guess, and a wrong one could send twice.
+        fields.note(IDEMPOTENCY_KEY, "is given in two Idempotency-Key headers that differ: send one of them");
+        return None;
+    }
+    let header = match first.map(HeaderValue::to_str) {
         Some(Ok(text)) => Some(text.trim()),
         Some(Err(_)) => {
             fields.note(IDEMPOTENCY_KEY, "in the header must be 1 to 255 printable ASCII characters");

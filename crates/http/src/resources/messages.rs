@@ -411,7 +411,7 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
     parameters.finish()?;
     filter.environment = Some(caller.key.environment);
-    many(&app, caller.key.tenant, filter, limit, cursor.as_deref()).await
+    many(&app, "messages", caller.key.tenant, filter, limit, cursor.as_deref()).await
 }
 
 /// Messages, newest first.
@@ -423,7 +423,7 @@ pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, que
     let environment = parameters.environment();
     parameters.finish()?;
     filter.environment = session.environment(environment)?;
-    many(&app, session.tenant_id(), filter, limit, cursor.as_deref()).await
+    many(&app, "admin/messages", session.tenant_id(), filter, limit, cursor.as_deref()).await
 }
 
 const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
@@ -507,13 +507,14 @@ fn normal_recipient(to: &str) -> String {
 
 async fn many(
     app: &App,
+    endpoint: &str,
     tenant: TenantId,
     filter: MessageFilter,
     limit: usize,
     cursor: Option<&str>,
 ) -> Result<axum::Json<Page<MessageView>>> {
     let time = |t: Option<Timestamp>| t.map(|t| t.millis().to_string());
-    let scope = page::Scope::new("messages", tenant.0)
+    let scope = page::Scope::new(endpoint, tenant.0)
         .with("environment", filter.environment.map(Environment::name))
         .with("status", filter.status.map(Status::name))
         .with("channel", filter.channel.map(Channel::name))

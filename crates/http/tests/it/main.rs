@@ -2,8 +2,10 @@
 
 mod auth;
 mod contract;
+mod creating;
 mod keys;
 mod limits;
+mod lists;
 mod messages;
 mod openapi;
 mod pages;
@@ -12,3 +14,4 @@ mod quota;
 mod tenancy;
 mod tenants;
 mod totality;
+mod walk;

@@ -9,42 +9,7 @@ use raven_store::StateChange;
 use raven_testkit::app::{Answer, TestApp, TestOptions, TestTenant, on_both, on_both_with, request, user_id};
 use serde_json::{Value, json};
 
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
-
-/// An operation, with its parameters filled in.
-#[derive(Clone, Debug)]
-struct Operation {
-    method: Method,
-    template: String,
-    path: String,
-    /// A scope that a key needs.
-    scope: Option<String>,
-    /// A role that a human needs, or `signed-in`.
-    role: Option<String>,
-}
-
-impl Operation {
-    fn takes_keys(&self) -> bool {
-        self.scope.is_some() || !matches!(self.role.as_deref(), Some("owner" | "signed-in"))
-    }
-}
-
-/// All operations that ask for credentials; `ids` has the value of each path parameter by template.
-fn operations(app: &TestApp, ids: &BTreeMap<&str, String>) -> Vec<Operation> {
-    let text = |v: &Value| v.as_str().map(str::to_owned);
-    let all = app.contract.operations().filter_map(|(method, template, operation)| {
-        let (scope, role) = (text(&operation["x-raven-scope"]), text(&operation["x-raven-role"]));
-        let path = match template.split_once('{') {
-            None => template.to_owned(),
-            Some((before, after)) => {
-                let id = ids.get(template).map_or(NOBODY, String::as_str);
-                format!("{before}{id}{}", after.split_once('}').expect("a closed brace").1)
-            }
-        };
-        (scope.is_some() || role.is_some()).then(|| Operation { method, template: template.to_owned(), path, scope, role })
-    });
-    all.collect()
-}
+use crate::walk::{Operation, key, operations};
 
 fn with_body(o: &Operation, headers: &[(&str, &str)]) -> Request<axum::body::Body> {
     let body = (o.method == Method::POST || o.method == Method::PATCH).then(|| json!({}));
@@ -57,12 +22,6 @@ async fn as_human(app: &TestApp, o: &Operation, token: &str, slug: &str) -> Answ
 
 async fn with_key(app: &TestApp, o: &Operation, key: &str) -> Answer {
     app.send(with_body(o, &[("x-raven-key", key)])).await
-}
-
-async fn key(app: &TestApp, t: &TestTenant, environment: &str, scopes: &[&str]) -> String {
-    let body = json!({ "name": "k", "environment": environment, "scopes": scopes });
-    let made = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/api-keys", Some(body)).await.expect(201);
-    made["plaintext"].as_str().expect("the text").to_owned()
 }
 
 /// Real resources of a tenant, by the templates of the paths that lead to them.
