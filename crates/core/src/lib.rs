@@ -19,6 +19,6 @@ pub mod tenant;
 pub mod time;
 
 pub use ids::{ConfigId, IdCipher, Ids, InvitationId, KeyId, MessageId, Seq, TenantId, UserId};
-pub use message::{Channel, Environment, EventKind, Source, Status};
+pub use message::{Channel, Environment, EventKind, Priority, Source, Status};
 pub use problem::{FieldProblem, Problems};
 pub use time::{Clock, Day, Timestamp};

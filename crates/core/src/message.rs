@@ -78,6 +78,16 @@ named! {
 }
 
 named! {
+    /// What goes first. Transactional messages (one-time codes, receipts) don't wait for bulk ones (newsletters, campaigns).
+    Priority {
+        /// Somebody waits for it.
+        Transactional = 1 "transactional",
+        /// Nobody minds when it comes a little later.
+        Bulk = 2 "bulk",
+    }
+}
+
+named! {
     /// Who asked for the message.
     Source {
         /// A service, with a key.

@@ -1,56 +1,47 @@
-//! Dispatch: which job is called when. Jobs wait in lanes (tenant, environment, channel); a call needs a permit, of which a
-//! lane and the node have so many, and lanes take turns. So a provider that hangs holds the permits of its own lane only.
+//! Dispatch: which job is called when. A call needs a permit, of which a provider config, a tenant and the node have so many;
+//! tenants take turns, and transactional work goes first ([`lanes`]). So a provider that hangs holds the permits of its own
+//! config only, and a campaign delays nobody's one-time code.
 //!
 //! A job comes here leased: straight from acceptance, or from a claim. It is marked as started, durably, before its call,
 //! and the permit is held until its outcome is settled. So started jobs without an outcome never exceed the permits.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+mod lanes;
+
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use raven_store::{Job, Lane};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
+use lanes::{Lanes, Room};
 
-/// How much may be under way.
+/// How much may be under way. Of each cap on calls a quarter is kept for transactional messages that were not tried yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls of one lane at a time.
-    pub lane_calls: usize,
+    /// Calls through one provider config at a time: those of a tenant in one environment on one channel.
+    pub config_calls: usize,
+    /// Calls of one tenant at a time.
+    pub tenant_calls: usize,
     /// Calls at a time.
     pub calls: usize,
     /// Jobs of one lane held in memory, waiting for a permit.
     pub lane_held: usize,
-    /// Jobs held in memory.
+    /// Jobs of one tenant held in memory.
+    pub tenant_held: usize,
+    /// Jobs held in memory. A tenant that holds next to nothing finds room beyond it.
     pub held: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lane_calls: 128, calls: 512, lane_held: 256, held: 2048 }
+        Self { config_calls: 128, tenant_calls: 256, calls: 512, lane_held: 256, tenant_held: 1024, held: 2048 }
     }
 }
 
 #[derive(Default)]
-struct LaneState {
-    calls: usize,
-    /// Places promised to messages that are being accepted.
-    promised: usize,
-    jobs: VecDeque<Job>,
-    /// Does the lane stand in the ring?
-    in_ring: bool,
-}
-
-#[derive(Default)]
 struct State {
-    lanes: HashMap<Lane, LaneState>,
-    /// Lanes with jobs, in turn.
-    ring: VecDeque<Lane>,
-    calls: usize,
-    held: usize,
+    lanes: Lanes,
     /// Are there jobs in the database that were left there because this node was full?
     more_waits: bool,
     stopping: bool,
@@ -86,13 +77,9 @@ pub struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.dispatcher.state.lock();
-        state.calls -= 1;
-        if let Some(lane) = state.lanes.get_mut(&self.lane) {
-            lane.calls -= 1;
-        }
-        let waits = !state.ring.is_empty();
-        let room = state.more_waits && state.held < self.dispatcher.limits.held / 2;
-        state.tidy(self.lane);
+        state.lanes.end(self.lane);
+        let waits = state.lanes.any_waits();
+        let room = state.more_waits && state.lanes.held() < self.dispatcher.limits.held / 2;
         drop(state);
         self.dispatcher.metrics.in_flight.dec();
         if waits {
@@ -120,22 +107,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        let mut state = self.dispatcher.state.lock();
-        state.held -= 1;
-        if let Some(lane) = state.lanes.get_mut(&self.lane) {
-            lane.promised -= 1;
-        }
-        state.tidy(self.lane);
-    }
-}
-
-impl State {
-    /// Forgets a lane in which nothing is left.
-    fn tidy(&mut self, lane: Lane) {
-        if self.lanes.get(&lane).is_some_and(|l| l.calls == 0 && l.promised == 0 && l.jobs.is_empty()) {
-            self.lanes.remove(&lane);
-            self.ring.retain(|l| *l != lane);
-        }
+        self.dispatcher.state.lock().lanes.unpromise(self.lane);
     }
 }
 
@@ -153,72 +125,39 @@ impl Dispatcher {
         if state.stopping {
             return Place::None;
         }
-        let free_call = state.calls < self.limits.calls;
-        let (calls, held) = (state.calls, state.held);
-        let entry = state.lanes.entry(lane).or_default();
-        if free_call && entry.jobs.is_empty() && entry.promised == 0 && entry.calls < self.limits.lane_calls {
-            entry.calls += 1;
-            state.calls = calls + 1;
-            drop(state);
-            self.metrics.in_flight.inc();
-            return Place::Call(Permit { dispatcher: self.clone(), lane });
+        match state.lanes.reserve(lane, &self.limits) {
+            Room::Call => {
+                drop(state);
+                self.metrics.in_flight.inc();
+                Place::Call(Permit { dispatcher: self.clone(), lane })
+            }
+            Room::Held => Place::Held(Promise { dispatcher: self.clone(), lane }),
+            Room::None => {
+                state.more_waits = true;
+                Place::None
+            }
         }
-        if held < self.limits.held && entry.jobs.len() + entry.promised < self.limits.lane_held {
-            entry.promised += 1;
-            state.held = held + 1;
-            return Place::Held(Promise { dispatcher: self.clone(), lane });
-        }
-        state.more_waits = true;
-        state.tidy(lane);
-        Place::None
     }
 
     /// Takes in a leased job that has not been started.
     pub fn hold(&self, job: Job) {
-        let mut state = self.state.lock();
-        let lane = job.lane;
-        state.held += 1;
-        let entry = state.lanes.entry(lane).or_default();
-        entry.jobs.push_back(job);
-        if !entry.in_ring {
-            entry.in_ring = true;
-            state.ring.push_back(lane);
-        }
-        drop(state);
+        self.state.lock().lanes.push(job);
         self.bell.notify_one();
     }
 
-    /// The next jobs that can be called, lanes in turn, each with its permit. Empty when none can.
+    /// The next jobs that can be called, each with its permit. Empty when none can.
     #[must_use]
     pub fn take(self: &Arc<Self>, most: usize) -> Vec<(Job, Permit)> {
         let mut taken = Vec::new();
         let mut state = self.state.lock();
-        let mut passed = 0;
-        while taken.len() < most && state.calls < self.limits.calls && passed < state.ring.len() {
-            let Some(lane) = state.ring.pop_front() else { break };
-            let Some(entry) = state.lanes.get_mut(&lane) else { continue };
-            if entry.calls >= self.limits.lane_calls {
-                state.ring.push_back(lane);
-                passed += 1;
-                continue;
-            }
-            let Some(job) = entry.jobs.pop_front() else {
-                entry.in_ring = false;
-                continue;
-            };
-            entry.calls += 1;
-            if entry.jobs.is_empty() {
-                entry.in_ring = false;
-            } else {
-                state.ring.push_back(lane);
-            }
-            state.calls += 1;
-            state.held -= 1;
-            passed = 0;
+        while taken.len() < most
+            && let Some(job) = state.lanes.pop(&self.limits)
+        {
+            let permit = Permit { dispatcher: self.clone(), lane: job.lane };
             self.metrics.in_flight.inc();
-            taken.push((job, Permit { dispatcher: self.clone(), lane }));
+            taken.push((job, permit));
         }
-        self.metrics.held.set(i64::try_from(state.held).unwrap_or(i64::MAX));
+        self.metrics.held.set(i64::try_from(state.lanes.held()).unwrap_or(i64::MAX));
         taken
     }
 
@@ -229,9 +168,7 @@ impl Dispatcher {
         if state.stopping {
             return (0, Vec::new());
         }
-        let full = |l: &LaneState| l.jobs.len() + l.promised >= self.limits.lane_held / 2;
-        let skip = state.lanes.iter().filter(|(_, l)| full(l)).map(|(lane, _)| *lane).collect();
-        (self.limits.held.saturating_sub(state.held), skip)
+        (self.limits.held.saturating_sub(state.lanes.held()), state.lanes.full(&self.limits))
     }
 
     /// Tells whether the last claim left jobs behind: then the next permit that goes free asks for another claim.
@@ -258,38 +195,24 @@ impl Dispatcher {
     pub fn stop(&self) -> Vec<Job> {
         let mut state = self.state.lock();
         state.stopping = true;
-        state.drain()
+        state.lanes.drain()
     }
 
     /// Drops the jobs that were held: after their lease was lost.
     pub fn forget_held(&self) -> Vec<Job> {
-        self.state.lock().drain()
+        self.state.lock().lanes.drain()
     }
 
     /// Calls under way.
     #[must_use]
     pub fn calls(&self) -> usize {
-        self.state.lock().calls
+        self.state.lock().lanes.calls()
     }
 
     /// Jobs held in memory.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.state.lock().held
-    }
-}
-
-impl State {
-    fn drain(&mut self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for lane in self.lanes.values_mut() {
-            lane.in_ring = false;
-            jobs.extend(lane.jobs.drain(..));
-        }
-        self.ring.clear();
-        self.held -= jobs.len();
-        self.lanes.retain(|_, l| l.calls > 0 || l.promised > 0);
-        jobs
+        self.state.lock().lanes.held()
     }
 }
 
@@ -297,70 +220,167 @@ impl State {
 mod tests {
     use super::*;
     use raven_core::{Channel, Environment, Seq, TenantId, Timestamp};
-    use raven_store::Action;
+    use raven_store::{Action, Urgency};
     use uuid::Uuid;
 
     fn lane(n: u128) -> Lane {
-        Lane { tenant: TenantId(Uuid::from_u128(n)), environment: Environment::Live, channel: Channel::Sms }
-    }
-
-    fn job(tenant: u128, seq: i64) -> Job {
-        let never = Timestamp::from_millis(i64::MAX);
-        Job {
-            seq: Seq(seq),
-            lane: lane(tenant),
-            action: Action::Send,
-            attempt: 0,
-            expires_at: never,
-            recipient: String::new(),
-            content: String::new(),
+        Lane {
+            tenant: TenantId(Uuid::from_u128(n)),
+            environment: Environment::Live,
+            channel: Channel::Sms,
+            urgency: Urgency::Transactional,
         }
     }
 
+    fn job(lane: Lane, seq: i64) -> Job {
+        let never = Timestamp::from_millis(i64::MAX);
+        Job { seq: Seq(seq), lane, action: Action::Send, attempt: 0, expires_at: never, recipient: String::new(), content: String::new() }
+    }
+
+    fn limits() -> Limits {
+        Limits { config_calls: 2, tenant_calls: 3, calls: 5, lane_held: 3, tenant_held: 10, held: 7 }
+    }
+
     fn dispatcher() -> Arc<Dispatcher> {
-        Dispatcher::new(Limits { lane_calls: 2, calls: 5, lane_held: 3, held: 7 }, Arc::default())
+        Dispatcher::new(limits(), Arc::default())
+    }
+
+    /// One call at a time, so that the order of turns is seen.
+    fn narrow() -> Arc<Dispatcher> {
+        Dispatcher::new(Limits { calls: 1, lane_held: 1000, tenant_held: 1000, held: 1000, ..limits() }, Arc::default())
+    }
+
+    fn seqs(taken: &[(Job, Permit)]) -> Vec<i64> {
+        taken.iter().map(|(job, _)| job.seq.0).collect()
+    }
+
+    /// Makes one call after the other.
+    fn order(d: &Arc<Dispatcher>) -> Vec<i64> {
+        std::iter::from_fn(|| d.take(1).pop().map(|(job, _)| job.seq.0)).collect()
     }
 
     #[test]
-    fn a_full_lane_leaves_the_others_their_permits() {
+    fn a_full_config_leaves_the_others_their_permits() {
         let d = dispatcher();
         let permits: Vec<Permit> = (0..2).map(|_| if let Place::Call(p) = d.reserve(lane(1)) { p } else { panic!("a permit") }).collect();
         let promises: Vec<Promise> =
             (0..3).map(|_| if let Place::Held(p) = d.reserve(lane(1)) { p } else { panic!("a promise") }).collect();
         assert!(matches!(d.reserve(lane(1)), Place::None));
-        let Place::Call(other) = d.reserve(lane(2)) else { panic!("a permit for the other lane") };
+        let Place::Call(other) = d.reserve(lane(2)) else { panic!("a permit for the other tenant") };
         assert_eq!((d.calls(), d.held()), (3, 3));
         drop((permits, promises, other));
         assert_eq!((d.calls(), d.held()), (0, 0));
-        assert!(d.state.lock().lanes.is_empty(), "a lane in which nothing is left is forgotten");
+        assert_eq!(d.state.lock().lanes.tenants(), 0, "a tenant of which nothing is left is forgotten");
     }
 
     #[test]
-    fn lanes_take_turns() {
+    fn a_tenant_with_many_channels_leaves_the_others_their_permits() {
         let d = dispatcher();
-        for (tenant, seq) in [(1, 10), (1, 11), (1, 12), (2, 20), (3, 30), (3, 31)] {
-            d.hold(job(tenant, seq));
+        let on = |channel| Lane { channel, ..lane(1) };
+        let mut permits = Vec::new();
+        for channel in [Channel::Sms, Channel::Sms, Channel::Email] {
+            let Place::Call(permit) = d.reserve(on(channel)) else { panic!("a permit") };
+            permits.push(permit);
         }
-        let first = d.take(100);
-        assert_eq!(first.iter().map(|(j, _)| j.seq.0).collect::<Vec<_>>(), [10, 20, 30, 11, 31]);
-        assert!(d.take(100).is_empty(), "the lane's two permits and the node's five are out");
-        drop(first);
-        assert_eq!(d.take(100).iter().map(|(j, _)| j.seq.0).collect::<Vec<_>>(), [12]);
+        assert!(matches!(d.reserve(on(Channel::Push)), Place::Held(_)), "three calls are the tenant's share");
+        assert!(matches!(d.reserve(lane(2)), Place::Call(_)));
+    }
+
+    #[test]
+    fn tenants_take_turns_however_many_lanes_they_have() {
+        let d = narrow();
+        for n in 0..4 {
+            d.hold(job(lane(1), 10 + n));
+            d.hold(job(Lane { channel: Channel::Email, ..lane(1) }, 20 + n));
+        }
+        for n in 0..4 {
+            d.hold(job(lane(2), 30 + n));
+        }
+        assert_eq!(order(&d), [10, 30, 20, 31, 11, 32, 21, 33, 12, 22, 13, 23]);
+    }
+
+    #[test]
+    fn large_mails_use_up_a_tenants_turns() {
+        let d = narrow();
+        let large = Job { content: "x".repeat(3 * 16 * 1024), ..job(lane(1), 10) };
+        d.hold(large);
+        d.hold(job(lane(1), 11));
+        for n in 0..6 {
+            d.hold(job(lane(2), 20 + n));
+        }
+        assert_eq!(order(&d), [20, 21, 22, 10, 23, 11, 24, 25]);
+    }
+
+    #[test]
+    fn transactional_work_goes_first_and_no_other_waits_for_ever() {
+        let d = narrow();
+        for n in 0..48 {
+            d.hold(job(lane(1), n));
+            d.hold(job(Lane { urgency: Urgency::Bulk, ..lane(2) }, 100 + n));
+            d.hold(job(Lane { urgency: Urgency::TransactionalRetry, ..lane(2) }, 200 + n));
+            d.hold(job(Lane { urgency: Urgency::BulkRetry, ..lane(1) }, 300 + n));
+        }
+        let all = order(&d);
+        let of = |range: std::ops::Range<i64>| all[..32].iter().filter(|seq| range.contains(seq)).count();
+        assert_eq!([of(0..100), of(100..200), of(200..300), of(300..400)], [20, 4, 6, 2]);
+        assert_eq!(all.len(), 4 * 48);
+    }
+
+    #[test]
+    fn a_campaign_leaves_permits_for_transactional_messages() {
+        let d = Dispatcher::new(Limits { config_calls: 4, tenant_calls: 8, calls: 8, ..limits() }, Arc::default());
+        let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
+        let mut permits = Vec::new();
+        while let Place::Call(permit) = d.reserve(bulk) {
+            permits.push(permit);
+        }
+        assert_eq!(permits.len(), 3, "three quarters of the config's calls");
+        assert!(matches!(d.reserve(lane(1)), Place::Call(_)));
+        d.hold(job(Lane { urgency: Urgency::TransactionalRetry, ..lane(1) }, 1));
+        assert!(d.take(1).is_empty(), "what is tried again keeps to the same share");
+        permits.clear();
+        assert_eq!(seqs(&d.take(1)), [1]);
     }
 
     #[test]
     fn a_message_does_not_overtake_those_held_before_it() {
         let d = dispatcher();
-        d.hold(job(1, 10));
+        d.hold(job(lane(1), 10));
         assert!(matches!(d.reserve(lane(1)), Place::Held(_)));
+        let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
+        assert!(matches!(d.reserve(bulk), Place::Call(_)), "but those of its own priority");
+    }
+
+    #[test]
+    fn a_newcomer_finds_room_where_others_hold_it_all() {
+        let d = dispatcher();
+        let mut held = Vec::new();
+        let mut kept = Vec::new();
+        for n in 1..=3 {
+            for channel in [Channel::Sms, Channel::Email, Channel::Push] {
+                loop {
+                    match d.reserve(Lane { channel, ..lane(n) }) {
+                        Place::Call(permit) => kept.push(permit),
+                        Place::Held(promise) => held.push(promise),
+                        Place::None => break,
+                    }
+                }
+            }
+        }
+        assert!(d.held() > 7, "{}", d.held());
+        assert!(d.held() <= 14, "and that is bounded: {}", d.held());
+        held.truncate(7);
+        assert!(matches!(d.reserve(lane(9)), Place::Held(_)));
     }
 
     #[test]
     fn full_lanes_are_passed_over_by_claims() {
         let d = dispatcher();
-        d.hold(job(1, 10));
-        assert_eq!(d.appetite(), (6, vec![lane(1)]));
-        assert_eq!(d.stop().len(), 1);
+        d.hold(job(lane(1), 10));
+        assert_eq!(d.appetite(), (6, vec![]));
+        d.hold(job(lane(1), 11));
+        assert_eq!(d.appetite(), (5, vec![lane(1)]));
+        assert_eq!(d.stop().len(), 2);
         assert_eq!(d.appetite(), (0, vec![]));
         assert!(matches!(d.reserve(lane(2)), Place::None));
         assert_eq!(d.held(), 0);

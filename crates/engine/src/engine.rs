@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Between two times that the last uses of keys are written down.
 const LAST_USED: Duration = Duration::from_secs(10);
 /// Jobs of one lane in a claim.
-const PER_LANE: usize = 32;
+const PER_LANE: usize = 128;
 /// Jobs in a claim.
 const CLAIM: usize = 256;
 /// Jobs started in one transaction.

@@ -8,27 +8,28 @@ use std::{
 };
 
 use raven_core::{
-    Channel, Clock, Environment, IdCipher, KeyId, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy,
+    Channel, Clock, Environment, IdCipher, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, problem::chain, retry::RetryPolicy,
     sms::Encoding,
 };
 use raven_store::{
-    Accepted, Action, Job, Lane, Lease, NewMessage, Refusal, Store,
+    Accepted, Action, Job, Lane, Lease, NewMessage, Refusal, Store, Urgency,
     messages::{LARGE_CONTENT, MessageClaim},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     attempt::Attempts,
     audit::Entry,
     directory::Route,
     dispatch::{Dispatcher, Place},
+    inlet::{self, Drain, Inlet},
     membership::Membership,
     metrics::Metrics,
 };
 
 /// Messages in one transaction at most.
 const BATCH: usize = 500;
-/// Messages that wait for one writer at most: beyond it, 503.
+/// Messages that wait for one writer at most, a quarter of them of one tenant: beyond it, 503.
 const WAITING: usize = 8192;
 
 /// A message to be accepted, checked by its caller.
@@ -39,6 +40,8 @@ pub struct Submission {
     pub environment: Environment,
     /// Who asked.
     pub source: Source,
+    /// What goes first.
+    pub priority: Priority,
     /// The key that asked.
     pub key: Option<KeyId>,
     /// How it travels.
@@ -93,7 +96,7 @@ pub enum IngestError {
     /// The tenant's quota of the day is used up.
     #[error("the quota of the day is used up")]
     QuotaExceeded,
-    /// Too much waits, or this process is stopping.
+    /// Too much waits, in all or of this tenant, or this process is stopping.
     #[error("too much waits for the database")]
     Overloaded,
     /// The database is away.
@@ -114,7 +117,7 @@ struct Waiting {
 
 /// The way into acceptance.
 pub struct Ingest {
-    lanes: Vec<mpsc::Sender<Waiting>>,
+    inlets: Vec<Inlet<Waiting>>,
     hasher: RandomState,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -125,7 +128,7 @@ pub struct Ingest {
 
 /// One writer's end: takes what waits and stores it.
 pub struct Coalescer {
-    waiting: mpsc::Receiver<Waiting>,
+    waiting: Drain<Waiting>,
     batch: Vec<Waiting>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -149,15 +152,15 @@ pub(crate) struct Parts {
 impl Ingest {
     /// The way in, and one coalescer for each of the store's writers.
     pub(crate) fn new(parts: &Parts) -> (Self, Vec<Coalescer>) {
-        let (lanes, coalescers) = (0..parts.store.writers().max(1))
+        let (inlets, coalescers) = (0..parts.store.writers().max(1))
             .map(|_| {
-                let (sender, waiting) = mpsc::channel(WAITING);
+                let (inlet, waiting) = inlet::queue(WAITING);
                 let Parts { store, clock, membership, dispatch, metrics, .. } = parts.clone();
-                (sender, Coalescer { waiting, batch: Vec::with_capacity(BATCH), store, clock, membership, dispatch, metrics })
+                (inlet, Coalescer { waiting, batch: Vec::with_capacity(BATCH), store, clock, membership, dispatch, metrics })
             })
             .unzip();
         let Parts { store, clock, membership, ids, metrics, .. } = parts.clone();
-        (Self { lanes, hasher: RandomState::new(), store, clock, membership, ids, metrics }, coalescers)
+        (Self { inlets, hasher: RandomState::new(), store, clock, membership, ids, metrics }, coalescers)
     }
 
     /// Accepts a message: returns when it is durably stored, or replayed, or refused.
@@ -176,12 +179,12 @@ impl Ingest {
             message.large = true;
         }
         // A tenant's messages meet in one writer: there equal keys are folded, and batches don't deadlock on them.
-        let lane = match self.lanes.len() {
-            1 => 0,
-            n => usize::try_from(self.hasher.hash_one(tenant)).unwrap_or(usize::MAX) % n,
+        let inlet = match self.inlets.as_slice() {
+            [only] => only,
+            all => &all[usize::try_from(self.hasher.hash_one(tenant)).unwrap_or(usize::MAX) % all.len()],
         };
         let (answer, answered) = oneshot::channel();
-        if self.lanes[lane].try_send(Waiting { message, route, answer }).is_err() {
+        if !inlet.push(tenant, Waiting { message, route, answer }) {
             self.metrics.refused.inc();
             return Err(IngestError::Overloaded);
         }
@@ -196,6 +199,7 @@ fn new_message(s: Submission, seq: Seq, now: Timestamp, ids: &IdCipher) -> NewMe
         environment: s.environment,
         channel: s.channel,
         source: s.source,
+        priority: s.priority,
         key: s.key,
         recipient: s.recipient,
         content: s.content,
@@ -240,7 +244,7 @@ struct Leader {
 impl Coalescer {
     /// Waits for messages, stores all that wait, answers them. `false` when nothing can come any more.
     pub async fn step(&mut self) -> bool {
-        if self.waiting.recv_many(&mut self.batch, BATCH).await == 0 {
+        if self.waiting.take(BATCH, &mut self.batch).await == 0 {
             return false;
         }
         let now = self.clock.now();
@@ -367,7 +371,8 @@ fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, message: &mut NewMessage, l
         leader.large = true;
         return dispatcher.left_behind(true);
     }
-    let lane = Lane { tenant: message.tenant, environment: message.environment, channel: message.channel };
+    let (tenant, environment, channel) = (message.tenant, message.environment, message.channel);
+    let lane = Lane { tenant, environment, channel, urgency: Urgency::of(message.priority) };
     leader.place = dispatcher.reserve(lane);
     let attempt = match leader.place {
         Place::None => return,

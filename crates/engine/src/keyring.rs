@@ -14,7 +14,7 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::Passw
 use aws_lc_rs::hmac;
 use moka::{future::Cache, ops::compute::Op};
 use parking_lot::Mutex;
-use raven_core::{Clock, Environment, KeyId, TenantId, Timestamp, key::PresentedKey, permission::Scopes};
+use raven_core::{Clock, Environment, KeyId, Priority, TenantId, Timestamp, key::PresentedKey, permission::Scopes};
 use raven_store::{KeyRecord, Store, TenantRecord};
 use secrecy::SecretString;
 use subtle::ConstantTimeEq;
@@ -49,6 +49,8 @@ pub struct VerifiedKey {
     pub scopes: Scopes,
     /// Its own rate limit; `None`: the plan's.
     pub rate_limit_rpm: Option<i32>,
+    /// Priority of what is sent with it; `None`: the plan's.
+    pub priority: Option<Priority>,
     /// The tenant, as it was when the key was read.
     pub tenant_record: Arc<TenantRecord>,
     /// The tenant's plan.
@@ -273,6 +275,7 @@ impl Keyring {
                 environment: record.environment,
                 scopes: record.scopes,
                 rate_limit_rpm: record.rate_limit_rpm,
+                priority: record.priority,
                 plan: self.plans.of(&tenant.plan).clone(),
                 tenant_record: Arc::new(tenant),
                 state: self.states.get_with(record.id, async { Arc::new(KeyState::of(record.id)) }).await,

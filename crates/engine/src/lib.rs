@@ -15,6 +15,7 @@ pub mod engine;
 pub mod guard;
 pub mod housekeeping;
 pub mod ingest;
+mod inlet;
 mod jwks;
 pub mod keyring;
 pub mod limiter;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use raven_core::Priority;
+
 /// The name of the plan that limits a little, for installations that serve strangers.
 pub const FREE: &str = "free";
 /// The name of the plan without limits.
@@ -25,6 +27,8 @@ pub struct Plan {
     pub key_rpm: Option<u32>,
     /// The highest rate that a key's own may have here.
     pub max_key_rpm: Option<u32>,
+    /// Priority of messages of which neither the request nor the key says one.
+    pub priority: Priority,
 }
 
 impl Plan {
@@ -38,6 +42,7 @@ impl Plan {
             admin_rpm: Some(60),
             key_rpm: Some(1000),
             max_key_rpm: None,
+            priority: Priority::Transactional,
         }
     }
 
@@ -51,6 +56,7 @@ impl Plan {
             admin_rpm: None,
             key_rpm: None,
             max_key_rpm: None,
+            priority: Priority::Transactional,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use raven_core::{
-    Clock, Environment, KeyId, Seq, TenantId, UserId,
+    Clock, Environment, KeyId, Priority, Seq, TenantId, UserId,
     permission::Scopes,
     tenant::{TenantStatus, slug_of},
 };
@@ -128,6 +128,7 @@ pub(crate) struct KeyWish {
     pub(crate) environment: Environment,
     pub(crate) scopes: Scopes,
     pub(crate) rate_limit_rpm: Option<i32>,
+    pub(crate) priority: Option<Priority>,
     pub(crate) expires_in: Option<Duration>,
 }
 
@@ -147,6 +148,7 @@ pub(crate) async fn create_key(store: &dyn Store, keyring: &Keyring, wish: KeyWi
             scopes: wish.scopes,
             name: wish.name.clone(),
             rate_limit_rpm: wish.rate_limit_rpm,
+            priority: wish.priority,
             expires_at: wish.expires_in.map(|span| now.after(span)),
             created_at: now,
             revoked_at: None,

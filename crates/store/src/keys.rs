@@ -1,7 +1,7 @@
 //! API keys.
 
 use async_trait::async_trait;
-use raven_core::{Environment, KeyId, TenantId, Timestamp, permission::Scopes};
+use raven_core::{Environment, KeyId, Priority, TenantId, Timestamp, permission::Scopes};
 
 use crate::{AuditRecord, Claim, Outcome, Result};
 
@@ -28,6 +28,8 @@ pub struct KeyRecord {
     pub name: String,
     /// Requests a minute; `None`: the plan's.
     pub rate_limit_rpm: Option<i32>,
+    /// Priority of what is sent with it without saying; `None`: the plan's.
+    pub priority: Option<Priority>,
     /// From when it is refused.
     pub expires_at: Option<Timestamp>,
     /// When it was created.
@@ -56,6 +58,8 @@ pub struct KeyChange {
     pub name: Option<String>,
     /// Its rate limit; `Some(None)`: the plan's.
     pub rate_limit_rpm: Option<Option<i32>>,
+    /// Its priority (inside: `None` for the plan's).
+    pub priority: Option<Option<Priority>>,
 }
 
 /// A key to put in another one's place.

@@ -1,7 +1,7 @@
 //! Messages and their timelines.
 
 use async_trait::async_trait;
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp, sms::Encoding};
+use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, sms::Encoding};
 
 use crate::{Lease, Operation, Result};
 
@@ -21,6 +21,8 @@ pub struct NewMessage {
     pub channel: Channel,
     /// Who asked.
     pub source: Source,
+    /// What goes first.
+    pub priority: Priority,
     /// The key that asked, to be checked again in the transaction.
     pub key: Option<KeyId>,
     /// Whom it reaches.
@@ -110,6 +112,8 @@ pub struct MessageRecord {
     pub channel: Channel,
     /// Who asked.
     pub source: Source,
+    /// What goes first.
+    pub priority: Priority,
     /// Where it is in its life.
     pub status: Status,
     /// Whom it reaches.

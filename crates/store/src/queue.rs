@@ -2,7 +2,7 @@
 //! held while a provider is called.
 
 use async_trait::async_trait;
-use raven_core::{Channel, ConfigId, Environment, EventKind, Seq, Status, TenantId, Timestamp};
+use raven_core::{Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, TenantId, Timestamp};
 
 use crate::{Lease, Result};
 
@@ -37,7 +37,74 @@ impl Action {
     }
 }
 
-/// What is dispatched side by side without delaying others: the work of one tenant in one environment on one channel.
+/// Which of a tenant's work on a channel goes first. What was tried before waits apart, so that a provider's bad hour
+/// doesn't stand before what is sent after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(i16)]
+pub enum Urgency {
+    /// A transactional message, not tried yet.
+    Transactional = 1,
+    /// A bulk message, not tried yet.
+    Bulk = 2,
+    /// A transactional message that is tried again.
+    TransactionalRetry = 3,
+    /// A bulk message that is tried again.
+    BulkRetry = 4,
+}
+
+impl Urgency {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 4] = [Self::Transactional, Self::Bulk, Self::TransactionalRetry, Self::BulkRetry];
+
+    /// Of a message that was not tried yet.
+    #[must_use]
+    pub const fn of(priority: Priority) -> Self {
+        match priority {
+            Priority::Transactional => Self::Transactional,
+            Priority::Bulk => Self::Bulk,
+        }
+    }
+
+    /// Once it is to be tried again. (In SQL: `((urgency - 1) | 2) + 1`.)
+    #[must_use]
+    pub const fn retried(self) -> Self {
+        match self {
+            Self::Transactional | Self::TransactionalRetry => Self::TransactionalRetry,
+            Self::Bulk | Self::BulkRetry => Self::BulkRetry,
+        }
+    }
+
+    /// The code in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    /// The one with this code.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(Self::Transactional),
+            2 => Some(Self::Bulk),
+            3 => Some(Self::TransactionalRetry),
+            4 => Some(Self::BulkRetry),
+            _ => None,
+        }
+    }
+}
+
+// What the statements spell out.
+const _: () = {
+    let mut n = 0;
+    while n < Urgency::ALL.len() {
+        let urgency = Urgency::ALL[n];
+        assert!(((urgency.code() - 1) | 2) + 1 == urgency.retried().code());
+        n += 1;
+    }
+};
+
+/// What is dispatched side by side without delaying others: the work of one tenant in one environment on one channel, of one
+/// urgency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     /// The tenant.
@@ -46,6 +113,8 @@ pub struct Lane {
     pub environment: Environment,
     /// The channel.
     pub channel: Channel,
+    /// What goes first.
+    pub urgency: Urgency,
 }
 
 /// A job, with all that acting on it takes.

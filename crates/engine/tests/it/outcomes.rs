@@ -177,7 +177,7 @@ async fn a_provider_that_hangs_delays_only_its_own_messages() {
     slow.script_always(Behaviour::Hang);
     let options = TestOptions {
         base_urls: HashMap::from([("africas_talking".to_owned(), slow.base_url()), ("twilio".to_owned(), fast.base_url())]),
-        limits: Limits { lane_calls: 4, calls: 16, lane_held: 8, held: 32 },
+        limits: Limits { config_calls: 4, tenant_calls: 8, calls: 16, lane_held: 8, tenant_held: 16, held: 32 },
         call_cap: Duration::from_secs(10),
         ..TestOptions::default()
     };

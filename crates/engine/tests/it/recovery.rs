@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 fn options(sim: &AfricasTalking, node: &str) -> TestOptions {
     TestOptions {
         base_urls: HashMap::from([("africas_talking".to_owned(), sim.base_url())]),
-        limits: Limits { lane_calls: 2, calls: 4, lane_held: 4, held: 8 },
+        limits: Limits { config_calls: 2, tenant_calls: 4, calls: 4, lane_held: 4, tenant_held: 8, held: 8 },
         call_cap: Duration::from_secs(10),
         node_id: node.to_owned(),
         ..TestOptions::default()

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use raven_core::{
-    Channel, Environment, Source, Status,
+    Channel, Environment, Priority, Source, Status,
     message::EventKind,
     permission::{Role, Scope},
     sms::Encoding,
@@ -59,6 +59,8 @@ pub type EnvironmentName = OneOf<Environment>;
 pub type EnvironmentFilter = OneOf<AnyEnvironment>;
 /// The name of a source.
 pub type SourceName = OneOf<Source>;
+/// The name of a priority.
+pub type PriorityName = OneOf<Priority>;
 /// The name of an event.
 pub type EventName = OneOf<EventKind>;
 /// The name of an encoding.
@@ -145,6 +147,15 @@ impl Closed for Source {
 impl Closed for EventKind {
     const NAME: &'static str = "EventType";
     const TEXT: &'static str = "What happened to a message.";
+
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|v| v.name()).collect()
+    }
+}
+
+impl Closed for Priority {
+    const NAME: &'static str = "Priority";
+    const TEXT: &'static str = "What goes first.";
 
     fn names() -> Vec<&'static str> {
         Self::ALL.iter().map(|v| v.name()).collect()

@@ -5,14 +5,14 @@ use std::{borrow::Cow, time::Duration};
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
-    Environment, KeyId, Timestamp,
+    Environment, KeyId, Priority, Timestamp,
     permission::{Role, Scope, Scopes},
 };
 use raven_store::{Error, KeyChange, KeyRecord, NewKey, Operation, Rotation};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{AppState, answer, bound_to, claim, fresh_id, text, value};
+use super::{AppState, answer, bound_to, claim, fresh_id, send_request::priority, text, value};
 use crate::{
     App,
     body::Body,
@@ -20,7 +20,7 @@ use crate::{
     codes,
     fields::{Fields, request},
     idempotency,
-    openapi::closed::{EnvironmentName, ScopeName},
+    openapi::closed::{EnvironmentName, PriorityName, ScopeName},
     page::{self, Page, PageParameters},
     problem::{Problem, Result},
     query::{PathId, RawQuery},
@@ -44,6 +44,9 @@ request! {
         /// Requests a minute; `null`: the plan's.
         #[schema(minimum = 1, maximum = 100_000_000, example = 600)]
         rate_limit_rpm: i64 = "rateLimitRpm",
+        /// Priority of what is sent with it and doesn't say; `null`: the plan's.
+        #[schema(required = false, value_type = Option<PriorityName>)]
+        priority: Cow<'a, str> = "priority",
     }
 }
 
@@ -74,6 +77,9 @@ request! {
         /// Requests a minute; the plan's when absent.
         #[schema(minimum = 1, maximum = 100_000_000, example = 600)]
         rate_limit_rpm: i64 = "rateLimitRpm",
+        /// Priority of what is sent with it and doesn't say; the plan's when absent.
+        #[schema(required = false, value_type = PriorityName)]
+        priority: Cow<'a, str> = "priority",
         /// From when it is refused; never when absent.
         #[schema(format = "date-time", example = "2027-01-31T00:00:00Z")]
         expires_at: Cow<'a, str> = "expiresAt",
@@ -106,6 +112,9 @@ pub struct KeyView {
     /// Requests a minute; `null`: the plan's.
     #[schema(required)]
     pub rate_limit_rpm: Option<i32>,
+    /// Priority of what is sent with it and doesn't say; `null`: the plan's.
+    #[schema(required, value_type = Option<PriorityName>)]
+    pub priority: Option<&'static str>,
     /// From when it is refused.
     #[schema(required, value_type = Option<String>, format = "date-time")]
     pub expires_at: Option<Timestamp>,
@@ -142,6 +151,7 @@ impl From<KeyRecord> for KeyView {
             name: r.name,
             environment: r.environment.name(),
             rate_limit_rpm: r.rate_limit_rpm,
+            priority: r.priority.map(Priority::name),
             expires_at: r.expires_at,
             created_at: r.created_at,
             last_used_at: r.last_used_at,
@@ -160,6 +170,7 @@ struct Wanted {
     scopes: Scopes,
     environment: Environment,
     rate_limit_rpm: Option<i32>,
+    priority: Option<Priority>,
     expires_at: Option<Timestamp>,
 }
 
@@ -190,6 +201,7 @@ impl KeyRequest<'_> {
             }
         };
         check_rate(fields, self.rate_limit_rpm);
+        let priority = priority(fields, self.priority.as_deref());
         let expires_at = self.expires_at.as_deref().map(Timestamp::parse);
         match expires_at {
             Some(None) => fields.note("expiresAt", "must be an ISO 8601 time with an offset, for example 2027-01-31T00:00:00Z"),
@@ -201,6 +213,7 @@ impl KeyRequest<'_> {
             scopes,
             environment: environment?,
             rate_limit_rpm: self.rate_limit_rpm.and_then(|n| i32::try_from(n).ok()),
+            priority,
             expires_at: expires_at.flatten(),
         })
     }
@@ -268,6 +281,7 @@ async fn fresh_key(
             scopes: wanted.scopes,
             name: wanted.name.clone(),
             rate_limit_rpm: wanted.rate_limit_rpm,
+            priority: wanted.priority,
             expires_at: wanted.expires_at,
             created_at: now,
             revoked_at: None,
@@ -325,7 +339,7 @@ pub async fn find(session: Session<AsAdmin>, State(app): AppState, PathId(id): P
     one(&app, &session, &id).await.map(|k| axum::Json(KeyView::from(k)))
 }
 
-/// Change an API key's name or rate limit.
+/// Change an API key's name, rate limit or priority.
 #[utoipa::path(patch, path = "/v1/admin/api-keys/{id}", tag = "keys", params(("id" = uuid::Uuid, Path, description = "The key's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), request_body = KeyChangeRequest, responses((status = 200, body = KeyView)))]
 pub async fn update(
     session: Session<AsAdmin>,
@@ -336,17 +350,21 @@ pub async fn update(
 ) -> Result<axum::Json<KeyView>> {
     query.none()?;
     let mut fields = body.fields(KeyChangeRequest::FIELDS)?;
-    let to_the_plans = fields.is_null("rateLimitRpm");
+    let (plans_rate, plans_priority) = (fields.is_null("rateLimitRpm"), fields.is_null("priority"));
     let request = KeyChangeRequest::read(&mut fields);
     if let Some(name) = request.name.as_deref() {
         fields.check("name", crate::fields::line(name, 1, 80));
     }
     check_rate(&mut fields, request.rate_limit_rpm);
+    let priority = priority(&mut fields, request.priority.as_deref());
     fields.finish()?;
     let before = one(&app, &session, &id).await?;
     let rate = request.rate_limit_rpm.and_then(|n| i32::try_from(n).ok());
-    let change =
-        KeyChange { name: request.name.map(Cow::into_owned), rate_limit_rpm: if to_the_plans { Some(None) } else { rate.map(Some) } };
+    let change = KeyChange {
+        name: request.name.map(Cow::into_owned),
+        rate_limit_rpm: if plans_rate { Some(None) } else { rate.map(Some) },
+        priority: if plans_priority { Some(None) } else { priority.map(Some) },
+    };
     if change == KeyChange::default() {
         return Ok(axum::Json(KeyView::from(before)));
     }
@@ -354,6 +372,7 @@ pub async fn update(
     let mut after = before.clone();
     after.name = change.name.clone().unwrap_or(after.name);
     after.rate_limit_rpm = change.rate_limit_rpm.unwrap_or(after.rate_limit_rpm);
+    after.priority = change.priority.unwrap_or(after.priority);
     let mut entry = session.entry("api_key.update", id.0);
     (entry.before, entry.after) = (value(&KeyView::from(before)), value(&KeyView::from(after)));
     let audit = session.record(&app, &entry);
@@ -389,6 +408,7 @@ pub async fn rotate(
         scopes: old.scopes,
         environment: old.environment,
         rate_limit_rpm: old.rate_limit_rpm,
+        priority: old.priority,
         expires_at: old.expires_at,
     };
     let overlap = Duration::from_secs(u64::try_from(overlap).unwrap_or_default());

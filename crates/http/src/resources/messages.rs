@@ -3,7 +3,7 @@
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
-    Channel, Environment, KeyId, MessageId, Seq, Source, Status, TenantId, Timestamp,
+    Channel, Environment, KeyId, MessageId, Priority, Seq, Source, Status, TenantId, Timestamp,
     address::{Email, phone},
     money::Money,
     page::MAX_LIMIT,
@@ -23,7 +23,9 @@ use crate::{
     body::{Body, MESSAGE_LIMIT},
     caller::{Actor, AsMember, AsViewer, Caller, ReadMessages, SendMessages, Session},
     codes, idempotency,
-    openapi::closed::{AnyRecipient, ChannelName, EncodingName, EnvironmentFilter, EnvironmentName, EventName, SourceName, StatusName},
+    openapi::closed::{
+        AnyRecipient, ChannelName, EncodingName, EnvironmentFilter, EnvironmentName, EventName, PriorityName, SourceName, StatusName,
+    },
     page::{self, Page},
     problem::{Problem, Result},
     query::{Parameters, PathId, RawQuery},
@@ -78,6 +80,9 @@ pub struct MessageView {
     /// Who asked for it.
     #[schema(value_type = SourceName)]
     pub source: Source,
+    /// What goes first.
+    #[schema(value_type = PriorityName)]
+    pub priority: Priority,
     /// What it belongs to.
     #[schema(value_type = EnvironmentName)]
     pub environment: Environment,
@@ -180,6 +185,7 @@ fn view(app: &App, m: MessageRecord) -> MessageView {
         to: Recipient(m.recipient),
         external_id: m.external_id,
         source: m.source,
+        priority: m.priority,
         environment: m.environment,
         provider: m.provider,
         provider_config_id: m.config,
@@ -200,6 +206,8 @@ struct Sender {
     environment: Environment,
     source: Source,
     key: Option<KeyId>,
+    /// Priority of the key's messages, where it has one.
+    priority: Option<Priority>,
     operation: Operation,
     /// Where somebody acts in a session: what the audit log says, but for the message's id.
     audit: Option<Entry>,
@@ -235,6 +243,7 @@ pub async fn send(
         environment: caller.key.environment,
         source: Source::Api,
         key: Some(caller.key.id),
+        priority: caller.key.priority,
         operation: Operation::SendMessage,
         audit: None,
     };
@@ -276,14 +285,16 @@ pub async fn send_as_human(
     }
     let mut entry = session.entry("message.send", uuid::Uuid::nil());
     entry.after = serde_json::json!({ "channel": parsed.channel, "environment": environment });
+    let (key_id, priority) = match &session.actor {
+        Actor::Human(_) => (None, None),
+        Actor::Key(key) => (Some(key.id), key.priority),
+    };
     let sender = Sender {
         tenant: session.tenant_id(),
         environment,
         source: Source::Dashboard,
-        key: match &session.actor {
-            Actor::Human(_) => None,
-            Actor::Key(key) => Some(key.id),
-        },
+        key: key_id,
+        priority,
         operation: Operation::SendMessageAsHuman,
         audit: Some(entry),
     };
@@ -292,7 +303,7 @@ pub async fn send_as_human(
 
 async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
     let engine = &app.engine;
-    let Sender { tenant, environment, source, key: key_id, operation, audit } = sender;
+    let Sender { tenant, environment, source, key: key_id, priority, operation, audit } = sender;
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
@@ -305,10 +316,12 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
             Problem::field("from", "is required: the provider config has no from_email")
         }
         Some(route) => {
+            let plan = engine.plans.of(&view.record.plan);
             let submission = Submission {
                 tenant,
                 environment,
                 source,
+                priority: parsed.priority.or(priority).unwrap_or(plan.priority),
                 key: key_id,
                 channel: parsed.channel,
                 recipient: parsed.recipient,
@@ -319,7 +332,7 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
                 idempotency,
                 route,
                 // Every live message counts, whatever the plan: it may change in the middle of the day.
-                quota: (environment == Environment::Live).then(|| engine.plans.of(&view.record.plan).quota()),
+                quota: (environment == Environment::Live).then(|| plan.quota()),
                 audit,
             };
             return match engine.ingest.accept(submission).await {

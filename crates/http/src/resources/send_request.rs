@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use raven_core::{
-    Channel,
+    Channel, Priority,
     address::{Email, Mailbox, phone, sender_id},
     json::Json,
     message::Content,
@@ -12,7 +12,7 @@ use raven_core::{
 
 use crate::{
     fields::{Fields, line, request},
-    openapi::closed::{AnyRecipient, ChannelName, EnvironmentName},
+    openapi::closed::{AnyRecipient, ChannelName, EnvironmentName, PriorityName},
 };
 
 /// Characters of a recipient.
@@ -54,6 +54,10 @@ macro_rules! send_request {
                 /// Plain text of an email; this or `bodyHtml` or both.
                 #[schema(min_length = 1, max_length = 26_214_400, example = "Hi Ada")]
                 body_text: Cow<'a, str> = "bodyText",
+                /// What goes first: `transactional` (codes, receipts) or `bulk` (campaigns), which gives way. The key's own when
+                /// absent, or the plan's.
+                #[schema(required = false, value_type = PriorityName)]
+                priority: Cow<'a, str> = "priority",
                 /// Your own reference, 1 to 255 characters; messages can be searched by it.
                 #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
                 external_id: Cow<'a, str> = "externalId",
@@ -84,8 +88,8 @@ impl<'a> HumanSendRequest<'a> {
     /// The message itself.
     #[must_use]
     pub fn message(self) -> SendRequest<'a> {
-        let Self { channel, to, body, from, subject, body_html, body_text, external_id, idempotency_key, .. } = self;
-        SendRequest { channel, to, body, from, subject, body_html, body_text, external_id, idempotency_key }
+        let Self { channel, to, body, from, subject, body_html, body_text, priority, external_id, idempotency_key, .. } = self;
+        SendRequest { channel, to, body, from, subject, body_html, body_text, priority, external_id, idempotency_key }
     }
 }
 
@@ -98,6 +102,8 @@ pub struct Parsed {
     pub recipient: String,
     /// JSON of [`Content`].
     pub content: String,
+    /// What goes first, where the request says so.
+    pub priority: Option<Priority>,
     /// The caller's own reference.
     pub external_id: Option<String>,
     /// Parts and encoding of an SMS.
@@ -129,6 +135,7 @@ impl<'a> SendRequest<'a> {
             }
             Some(to) => recipient(channel, to, fields),
         };
+        let priority = priority(fields, self.priority.as_deref());
         self.lengths(fields);
         if let Some(channel) = channel {
             self.belonging(channel, fields);
@@ -140,7 +147,8 @@ impl<'a> SendRequest<'a> {
             Content { from: self.from, body: self.body, subject: self.subject, body_html: self.body_html, body_text: self.body_text };
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
-        Some(Parsed { channel, recipient, content, external_id: self.external_id.map(Cow::into_owned), segments, needs_sender })
+        let external_id = self.external_id.map(Cow::into_owned);
+        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs_sender })
     }
 
     /// Rules that hold on every channel.
@@ -201,6 +209,15 @@ impl<'a> SendRequest<'a> {
             _ => {}
         }
     }
+}
+
+/// Reads a priority.
+pub(super) fn priority(fields: &mut Fields<'_>, name: Option<&str>) -> Option<Priority> {
+    let found = Priority::parse(name?);
+    if found.is_none() {
+        fields.note("priority", "must be transactional or bulk");
+    }
+    found
 }
 
 /// The recipient in the form in which it is stored.

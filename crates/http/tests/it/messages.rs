@@ -1,7 +1,9 @@
 //! Sending and reading messages.
 
 use http::Method;
-use raven_testkit::app::{IDEMPOTENCY_KEPT, on_both};
+use raven_core::Priority;
+use raven_engine::plans::{Plan, Plans};
+use raven_testkit::app::{IDEMPOTENCY_KEPT, TestOptions, on_both, on_both_with};
 use serde_json::{Value, json};
 
 fn sms(to: &str) -> Value {
@@ -295,4 +297,48 @@ async fn a_human_sends_live_by_default_and_sees_live_by_default() {
         assert_eq!(app.message(&t.test, accepted["id"].as_str().expect("an id")).await["source"], "dashboard");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_messages_priority_is_its_own_or_its_keys_or_the_plans() {
+    let plans = |priority| Plans::new(vec![Plan { priority, ..Plan::unlimited() }], "unlimited").expect("it is built in");
+    for default in [Priority::Transactional, Priority::Bulk] {
+        let options = TestOptions { plans: Some(plans(default)), ..TestOptions::default() };
+        on_both_with(options, async |app| {
+            let t = app.tenant("Acme").await;
+            let key = async |priority: Value| {
+                let body = json!({ "name": "k", "environment": "test", "priority": priority });
+                let made = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/api-keys", Some(body)).await.expect(201);
+                assert_eq!(made["priority"], priority);
+                (
+                    made["plaintext"].as_str().expect("the text").to_owned(),
+                    format!("/v1/admin/api-keys/{}", made["id"].as_str().expect("an id")),
+                )
+            };
+            let priority_of = async |key: &str, own: Value| {
+                let mut body = sms("+254722000000");
+                if !own.is_null() {
+                    body["priority"] = own;
+                }
+                let accepted = app.post_message(key, body).await.expect(202);
+                app.message(key, accepted["id"].as_str().expect("an id")).await["priority"].clone()
+            };
+            let ((plain, path), (bulk, _)) = (key(Value::Null).await, key(json!("bulk")).await);
+            assert_eq!(priority_of(&plain, Value::Null).await, default.name());
+            assert_eq!(priority_of(&bulk, Value::Null).await, "bulk");
+            for own in ["transactional", "bulk"] {
+                assert_eq!([priority_of(&plain, json!(own)).await, priority_of(&bulk, json!(own)).await], [own, own]);
+            }
+            for (change, expected) in [(json!("bulk"), "bulk"), (json!("transactional"), "transactional"), (Value::Null, default.name())] {
+                let body = Some(json!({ "priority": change }));
+                let changed = app.as_human(&t.owner, &t.slug, Method::PATCH, &path, body).await.expect(200);
+                assert_eq!(changed["priority"], change);
+                assert_eq!(priority_of(&plain, Value::Null).await, expected);
+            }
+            let mut body = sms("+254722000000");
+            body["priority"] = json!("urgent");
+            assert_eq!(fields(&app.post_message(&plain, body).await.expect_error(400, "validation_failed")), ["priority"]);
+        })
+        .await;
+    }
 }

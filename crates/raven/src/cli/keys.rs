@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raven_core::{
-    Clock, Environment, KeyId, Timestamp,
+    Clock, Environment, KeyId, Priority, Timestamp,
     permission::{Scope, Scopes},
 };
 use raven_engine::SystemClock;
@@ -67,6 +67,9 @@ struct Create {
     /// Requests a minute; the plan's by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=100_000_000))]
     rate_limit_rpm: Option<i32>,
+    /// Priority of what is sent with it and doesn't say: `transactional` or `bulk`; the plan's by default
+    #[arg(long, value_name = "NAME", value_parser = priority)]
+    priority: Option<Priority>,
     /// How long it is good for: seconds, or 15m, 1h, 7d; forever by default
     #[arg(long, value_name = "SPAN", value_parser = span::parse)]
     expires_in: Option<Duration>,
@@ -139,6 +142,7 @@ async fn create(arguments: Create, around: Around) -> Result<(), Failure> {
         environment: arguments.environment,
         scopes: arguments.scopes,
         rate_limit_rpm: arguments.rate_limit_rpm,
+        priority: arguments.priority,
         expires_in: arguments.expires_in,
     };
     let (record, plaintext) = operator::create_key(&*store, &keyring, wish).await?;
@@ -187,7 +191,7 @@ async fn find(store: &dyn Store, text: &str) -> raven_store::Result<Option<KeyId
 fn view(k: &KeyRecord) -> Value {
     json!({
         "id": k.id, "prefix": k.prefix, "lastFour": k.last_four, "name": k.name, "environment": k.environment.name(),
-        "scopes": scope_names(k.scopes), "rateLimitRpm": k.rate_limit_rpm, "expiresAt": k.expires_at, "createdAt": k.created_at,
+        "scopes": scope_names(k.scopes), "rateLimitRpm": k.rate_limit_rpm, "priority": k.priority, "expiresAt": k.expires_at, "createdAt": k.created_at,
         "lastUsedAt": k.last_used_at,
     })
 }
@@ -203,6 +207,10 @@ fn name(text: &str) -> Result<String, String> {
 
 fn environment(text: &str) -> Result<Environment, String> {
     Environment::parse(text).ok_or_else(|| "must be live or test".to_owned())
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    Priority::parse(text).ok_or_else(|| "must be transactional or bulk".to_owned())
 }
 
 fn scopes(text: &str) -> Result<Scopes, String> {

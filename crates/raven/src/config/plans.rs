@@ -1,5 +1,6 @@
 //! Plans of the operator's own: the tables `[plans.NAME]` of `raven.toml`.
 
+use raven_core::Priority;
 use raven_engine::plans::Plan;
 
 /// The table in `raven.toml` that holds plans by name.
@@ -12,6 +13,11 @@ pub(crate) const KEYS: &[(&str, &str, &str)] = &[
     ("admin_rpm", "NUMBER", "Requests a minute to the admin endpoints, for a tenant as a whole. No limit when absent."),
     ("key_rpm", "NUMBER", "Requests a minute with an API key that has no rate of its own. No limit when absent."),
     ("max_key_rpm", "NUMBER", "The highest rate that an API key's own may have. No cap when absent."),
+    (
+        "priority",
+        "NAME",
+        "Priority of messages of which neither the request nor the API key says one: transactional (when absent) or bulk.",
+    ),
 ];
 
 /// The largest number that a limit may be.
@@ -37,7 +43,15 @@ fn plan(name: String, value: toml::Value, place: &str, mistakes: &mut Vec<String
         mistakes.push(format!("{place}: must be a table, for example [plans.{name}] with daily_messages = 100000 below"));
         return None;
     };
-    let mut plan = Plan { display_name: name.clone(), name, daily_messages: None, admin_rpm: None, key_rpm: None, max_key_rpm: None };
+    let mut plan = Plan {
+        display_name: name.clone(),
+        name,
+        daily_messages: None,
+        admin_rpm: None,
+        key_rpm: None,
+        max_key_rpm: None,
+        priority: Priority::Transactional,
+    };
     for (key, value) in table {
         let place = format!("{key} in {place}");
         let limit = match key.as_str() {
@@ -48,13 +62,20 @@ fn plan(name: String, value: toml::Value, place: &str, mistakes: &mut Vec<String
                 }
                 continue;
             }
+            "priority" => {
+                match value.as_str().and_then(Priority::parse) {
+                    Some(priority) => plan.priority = priority,
+                    None => mistakes.push(format!("{place}: must be transactional or bulk")),
+                }
+                continue;
+            }
             "daily_messages" => &mut plan.daily_messages,
             "admin_rpm" => &mut plan.admin_rpm,
             "key_rpm" => &mut plan.key_rpm,
             "max_key_rpm" => &mut plan.max_key_rpm,
             _ => {
                 let known: Vec<&str> = KEYS.iter().map(|(key, ..)| *key).collect();
-                mistakes.push(format!("{place}: a plan has no such limit: known are {}", known.join(", ")));
+                mistakes.push(format!("{place}: a plan has no such key: known are {}", known.join(", ")));
                 continue;
             }
         };
@@ -79,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_plan_has_the_limits_that_it_names() {
-        let (plans, mistakes) = of("[plans.pro]\ndisplay_name = 'Pro'\ndaily_messages = 100000\nkey_rpm = 5000\n");
+        let (plans, mistakes) = of("[plans.pro]\ndisplay_name = 'Pro'\ndaily_messages = 100000\nkey_rpm = 5000\npriority = 'bulk'\n");
         assert_eq!(mistakes, Vec::<String>::new());
         let pro = Plan {
             name: "pro".to_owned(),
@@ -88,6 +109,7 @@ mod tests {
             admin_rpm: None,
             key_rpm: Some(5000),
             max_key_rpm: None,
+            priority: Priority::Bulk,
         };
         assert_eq!(plans, [pro]);
     }
@@ -101,6 +123,7 @@ mod tests {
             ("[plans.pro]\ndaily_messages = 0", "from 1 to"),
             ("[plans.pro]\nkey_rpm = '7'", "whole number"),
             ("[plans.pro]\nrpm = 7", "known are"),
+            ("[plans.pro]\npriority = 'urgent'", "transactional or bulk"),
         ] {
             let (_, mistakes) = of(text);
             assert!(mistakes.len() == 1 && mistakes[0].contains(told) && mistakes[0].contains("raven.toml"), "{text}: {mistakes:?}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Source, Status, TenantId, tenant::SuspendedBy};
+use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Priority, Source, Status, TenantId, tenant::SuspendedBy};
 
 use super::fixture::{
     accept, at, audit, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs,
@@ -26,6 +26,7 @@ pub async fn a_message_is_stored_with_its_job(store: Arc<dyn Store>) -> Result<(
         environment: Environment::Live,
         channel: Channel::Sms,
         source: Source::Api,
+        priority: Priority::Transactional,
         status: Status::Queued,
         recipient: new.recipient.clone(),
         external_id: new.external_id.clone(),
@@ -53,6 +54,7 @@ pub async fn texts_come_back_as_they_went_in(store: Arc<dyn Store>) -> Result<()
         channel: Channel::Push,
         environment: Environment::Test,
         source: Source::Dashboard,
+        priority: Priority::Bulk,
         recipient: odd.repeat(90),
         content: format!("{{\"body\":\"{odd}\"}}"),
         external_id: Some(odd.to_owned()),

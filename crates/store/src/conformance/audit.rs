@@ -35,7 +35,7 @@ pub async fn a_change_is_written_to_the_log_with_it(store: Arc<dyn Store>) -> Re
 
     let two = tenant(&store, 2).await?;
     let key = create_key(&store, key_record(two, 2)).await?;
-    let change = KeyChange { name: Some("other".to_owned()), rate_limit_rpm: None };
+    let change = KeyChange { name: Some("other".to_owned()), rate_limit_rpm: None, priority: None };
     assert!(store.update_key(two, None, key, change, audit(two, 1)).await?.is_some());
     let rotation = Rotation { old: key, old_expires_at: at(9), new: new_key(key_record(two, 3)) };
     assert_eq!(store.rotate_key(rotation).await?, Some(Outcome::Created));

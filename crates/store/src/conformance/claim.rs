@@ -2,13 +2,13 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use raven_core::{Channel, Environment, TenantId, Timestamp, retry::RetryPolicy, tenant::SuspendedBy};
+use raven_core::{Channel, Environment, EventKind, Priority, Status, TenantId, Timestamp, retry::RetryPolicy, tenant::SuspendedBy};
 
-use super::fixture::{at, claim_all, create, message, node, seq, seqs, start, step, tenant};
-use crate::{Action, Claimed, Job, Lane, NewMessage, Result, StateChange, Store};
+use super::fixture::{at, claim_all, create, message, node, outcome, seq, seqs, start, step, tenant};
+use crate::{Action, Claimed, Job, Lane, NewMessage, Next, Result, Settlement, StateChange, Store, Urgency};
 
 const fn lane(tenant: TenantId) -> Lane {
-    Lane { tenant, environment: Environment::Live, channel: Channel::Sms }
+    Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional }
 }
 
 fn tenants(claimed: &Claimed) -> Vec<TenantId> {
@@ -43,6 +43,7 @@ pub async fn a_claimed_job_carries_all_that_acting_takes(store: Arc<dyn Store>) 
     let new = NewMessage {
         environment: Environment::Test,
         channel: Channel::Email,
+        priority: Priority::Bulk,
         recipient: "ada@example.com".to_owned(),
         expires_at: at(777),
         ..message(tenant, seq(1))
@@ -50,7 +51,7 @@ pub async fn a_claimed_job_carries_all_that_acting_takes(store: Arc<dyn Store>) 
     create(&store, new.clone()).await?;
     let job = Job {
         seq: seq(1),
-        lane: Lane { tenant, environment: Environment::Test, channel: Channel::Email },
+        lane: Lane { tenant, environment: Environment::Test, channel: Channel::Email, urgency: Urgency::Bulk },
         action: Action::Send,
         attempt: 0,
         expires_at: at(777),
@@ -70,6 +71,51 @@ pub async fn nothing_is_claimed_before_its_time(store: Arc<dyn Store>) -> Result
     let claimed = claim_all(&store, lease, at(10)).await?;
     assert_eq!((seqs(&claimed), claimed.next_due), (vec![seq(2)], Some(at(20))));
     assert_eq!(claim_all(&store, lease, at(10)).await?, Claimed { jobs: Vec::new(), next_due: Some(at(20)) });
+    Ok(())
+}
+
+pub async fn priorities_are_lanes_of_their_own(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    for n in 1..=4 {
+        let priority = if n < 4 { Priority::Bulk } else { Priority::Transactional };
+        create(&store, NewMessage { priority, ..message(tenant, seq(n)) }).await?;
+    }
+    let bulk = Lane { urgency: Urgency::Bulk, ..lane(tenant) };
+    assert_eq!(seqs(&store.claim(lease, 100, 100, &[bulk], at(20)).await?), [seq(4)]);
+    let claimed = store.claim(lease, 100, 2, &[], at(20)).await?;
+    assert_eq!((seqs(&claimed), claimed.jobs[0].lane), ([1, 2].map(seq).to_vec(), bulk));
+    Ok(())
+}
+
+pub async fn what_is_tried_again_waits_apart(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    for (n, priority) in [(1, Priority::Transactional), (2, Priority::Bulk)] {
+        create(&store, NewMessage { priority, ..message(tenant, seq(n)) }).await?;
+    }
+    let urgencies = async |now| {
+        let mut all: Vec<_> = claim_all(&store, lease, now).await?.jobs.iter().map(|job| (job.seq, job.lane.urgency)).collect();
+        all.sort_unstable();
+        Ok::<_, crate::Error>(all)
+    };
+    assert_eq!(urgencies(at(10)).await?, [(seq(1), Urgency::Transactional), (seq(2), Urgency::Bulk)]);
+    store.release(lease, &[seq(1), seq(2)]).await?;
+    assert_eq!(urgencies(at(10)).await?, [(seq(1), Urgency::Transactional), (seq(2), Urgency::Bulk)], "given back, not tried");
+    for attempt in 1..=2_i16 {
+        for n in 1..=2 {
+            start(&store, lease, seq(n), attempt, at(11)).await?;
+            let failed = outcome(tenant, seq(n), attempt, EventKind::RetryScheduled, Status::Sending, at(12));
+            store.settle(lease, &[Settlement { next: Next::At(Action::Send, at(20)), ..failed }]).await?;
+        }
+        let retries = [(seq(1), Urgency::TransactionalRetry), (seq(2), Urgency::BulkRetry)];
+        assert_eq!(urgencies(at(20)).await?, retries, "after attempt {attempt}");
+    }
+    // An outcome that nobody knows is not another try.
+    create(&store, message(tenant, seq(3))).await?;
+    claim_all(&store, lease, at(20)).await?;
+    start(&store, lease, seq(3), 1, at(21)).await?;
+    let unknown = outcome(tenant, seq(3), 1, EventKind::OutcomeUnknown, Status::Sending, at(22));
+    store.settle(lease, &[Settlement { next: Next::At(Action::GiveUp, at(30)), ..unknown }]).await?;
+    assert_eq!(urgencies(at(30)).await?, [(seq(3), Urgency::Transactional)]);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Seq, Source, Status, TenantId, Timestamp, UserId,
+    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, UserId,
     permission::{Role, Scopes},
     tenant::{InvitationStatus, TenantStatus},
 };
@@ -114,6 +114,7 @@ pub fn key_record(tenant: TenantId, n: u8) -> KeyRecord {
         scopes: Scopes::DEFAULT,
         name: format!("key {n}"),
         rate_limit_rpm: Some(600),
+        priority: None,
         expires_at: None,
         created_at: at(i64::from(n)),
         revoked_at: None,
@@ -276,6 +277,7 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         environment: Environment::Live,
         channel: Channel::Sms,
         source: Source::Api,
+        priority: Priority::Transactional,
         key: None,
         recipient: "+254722000000".to_owned(),
         content: r#"{"body":"Hi"}"#.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raven_core::{Environment, KeyId, TenantId};
+use raven_core::{Environment, KeyId, Priority, TenantId};
 
 use super::fixture::{accept, at, audit, claim, create_key, id, key_record, message, new_key, seq, tenant, tenant_record};
 use crate::{Accepted, Error, KeyChange, KeyRecord, NewKey, NewMessage, Operation, Outcome, Refusal, Result, Rotation, Scope, Store};
@@ -88,8 +88,8 @@ pub async fn a_key_is_changed_where_something_is_given(store: Arc<dyn Store>) ->
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let key = create_key(&store, key_record(one, 1)).await?;
     create_key(&store, key_record(one, 2)).await?;
-    let named = |name: &str| KeyChange { name: Some(name.to_owned()), rate_limit_rpm: None };
-    let limited = |rpm| KeyChange { name: None, rate_limit_rpm: Some(rpm) };
+    let named = |name: &str| KeyChange { name: Some(name.to_owned()), rate_limit_rpm: None, priority: None };
+    let limited = |rpm| KeyChange { name: None, rate_limit_rpm: Some(rpm), priority: None };
     let live = Some(Environment::Live);
     let mut expected = KeyRecord { name: "other".to_owned(), ..key_record(one, 1) };
     assert_eq!(store.update_key(one, None, key, named("other"), audit(one, 1)).await?.as_ref(), Some(&expected));
@@ -97,6 +97,11 @@ pub async fn a_key_is_changed_where_something_is_given(store: Arc<dyn Store>) ->
     assert_eq!(store.update_key(one, live, key, limited(None), audit(one, 2)).await?.as_ref(), Some(&expected));
     expected.rate_limit_rpm = Some(7);
     assert_eq!(store.update_key(one, None, key, limited(Some(7)), audit(one, 3)).await?.as_ref(), Some(&expected));
+    for (n, priority) in [(20, Some(Priority::Bulk)), (21, None)] {
+        expected.priority = priority;
+        let change = KeyChange { name: None, rate_limit_rpm: None, priority: Some(priority) };
+        assert_eq!(store.update_key(one, None, key, change, audit(one, n)).await?.as_ref(), Some(&expected));
+    }
     assert_eq!(store.find_key(one, None, key).await?.as_ref(), Some(&expected));
     assert_eq!(store.find_key(one, None, key_record(one, 2).id).await?, Some(key_record(one, 2)));
     // Of another tenant, another environment, unknown, revoked.

@@ -67,7 +67,7 @@ macro_rules! conformance_tests {
             audit: a_change_is_written_to_the_log_with_it, a_change_that_did_not_happen_is_not_in_the_log, a_log_is_listed_newest_first,
                 another_tenants_log_is_out_of_reach, an_accepted_message_is_in_the_log_once;
             claim: due_jobs_are_claimed_oldest_first, a_claimed_job_carries_all_that_acting_takes, nothing_is_claimed_before_its_time,
-                lanes_take_turns, a_lane_gets_no_more_than_its_share, skipped_lanes_are_passed_over, claims_go_on_after_the_last_lane,
+                priorities_are_lanes_of_their_own, what_is_tried_again_waits_apart, lanes_take_turns, a_lane_gets_no_more_than_its_share, skipped_lanes_are_passed_over, claims_go_on_after_the_last_lane,
                 claimers_never_get_the_same_job, a_released_job_is_due_when_it_was, only_the_holder_releases, depth_counts_by_channel,
                 the_jobs_of_a_suspended_tenant_are_held, what_must_have_expired_is_claimed_though_it_is_held;
             configs: a_config_is_created_found_and_deleted, configs_are_listed_newest_first, a_replayed_creation_answers_its_first_body,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use raven_core::{Channel, Environment, Seq, Status, TenantId, Timestamp, sms::Encoding};
+use raven_core::{Channel, Environment, Priority, Seq, Status, TenantId, Timestamp, sms::Encoding};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::{
     quota::{self, Slice},
     rows::{code, get},
 };
-use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, messages::MessageClaim};
+use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, Urgency, messages::MessageClaim};
 
 // The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
 // What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
@@ -26,10 +26,10 @@ WITH candidate AS MATERIALIZED (
     WHEN c.quota IS NOT NULL AND c.ordinal > LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) THEN 3 ELSE 0 END AS refusal
   FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
       $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-      $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[])
+      $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[], $28::smallint[])
     WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
       external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-      started, config_id, encoding, day, slot, quota, ordinal, audit, n)
+      started, config_id, encoding, day, slot, quota, ordinal, audit, priority, n)
   LEFT JOIN tenants t ON t.id = c.tenant_id AND t.id = ANY ($3) AND t.status = 1
   LEFT JOIN api_keys k ON k.id = c.key_id AND k.id = ANY ($7) AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
   LEFT JOIN quotas q ON q.tenant_id = c.tenant_id AND q.tenant_id = ANY ($3) AND q.day = c.day AND q.slot = c.slot AND c.quota IS NOT NULL
@@ -41,14 +41,14 @@ WITH candidate AS MATERIALIZED (
 ), accepted AS MATERIALIZED (
   SELECT * FROM candidate WHERE refusal = 0 AND (operation IS NULL OR seq IN (SELECT message_seq FROM claimed))
 ), message AS (
-  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content)
+  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority)
   SELECT seq, tenant_id, environment, channel, source, CASE WHEN started THEN 20 ELSE 10 END, large, segments, encoding, external_id,
-    recipient, content
+    recipient, content, priority
   FROM accepted
 ), job AS (
-  INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id)
+  INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency)
   SELECT seq, tenant_id, due_at, expires_at, epoch, CASE WHEN started THEN $1 END, environment, channel, 1, CASE WHEN started THEN 1 ELSE 0 END,
-    config_id
+    config_id, priority
   FROM accepted
 ), debit AS (
   UPDATE quotas q SET used = q.used + a.messages
@@ -64,8 +64,10 @@ WITH candidate AS MATERIALIZED (
 )
 SELECT c.seq, c.refusal FROM candidate c WHERE c.seq NOT IN (SELECT seq FROM accepted)";
 
-// The codes that the statement spells out.
+// The codes that the statement spells out. The urgency of what was not tried yet is the message's priority.
 const _: () = {
+    assert!(Urgency::of(Priority::Transactional).code() == Priority::Transactional.code());
+    assert!(Urgency::of(Priority::Bulk).code() == Priority::Bulk.code());
     assert!(Status::Queued.code() == 10 && Status::Sending.code() == 20 && Action::Send.code() == 1);
     assert!(raven_core::tenant::TenantStatus::Active.code() == 1);
 };
@@ -122,6 +124,7 @@ struct Columns<'b> {
     /// The message's place among those that are debited from the same slice, from 1.
     ordinal: Vec<Option<i64>>,
     audit: Vec<Option<&'b str>>,
+    priority: Vec<i16>,
     debits: HashMap<Slice, i64>,
 }
 
@@ -164,6 +167,7 @@ impl<'b> Columns<'b> {
             *debits
         }));
         self.audit.push(m.audit.as_deref());
+        self.priority.push(m.priority.code());
     }
 
     /// Accepts, and tells by seq which rows were not.
@@ -199,6 +203,7 @@ impl<'b> Columns<'b> {
                     &self.quota,
                     &self.ordinal,
                     &self.audit,
+                    &self.priority,
                 ],
             )
             .await?;

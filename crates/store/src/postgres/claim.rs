@@ -16,26 +16,27 @@ use crate::{Claimed, Job, Lane, Lease, Result};
 
 /// The first waiting jobs that are due after a time. A tenant that is not active holds its jobs.
 const NEXT: &str = "
-SELECT j.tenant_id, j.environment, j.channel, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
-FROM (SELECT tenant_id, environment, channel, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
+SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
+FROM (SELECT tenant_id, environment, channel, urgency, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
 
 /// The lanes after one, with the due time of their first job and that of the first one that is not due yet, and whether their
 /// tenant holds them.
 const LANES: &str = "
 WITH RECURSIVE lane AS (
-  SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, NULL::bigint AS due_at, 0::bigint AS n
+  SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, $6::smallint AS urgency, NULL::bigint AS due_at, 0::bigint AS n
   UNION ALL
-  SELECT next.tenant_id, next.environment, next.channel, next.due_at, lane.n + 1
+  SELECT next.tenant_id, next.environment, next.channel, next.urgency, next.due_at, lane.n + 1
   FROM lane CROSS JOIN LATERAL (
-    SELECT j.tenant_id, j.environment, j.channel, j.due_at FROM jobs j
-    WHERE j.epoch IS NULL AND (j.tenant_id, j.environment, j.channel) > (lane.tenant_id, lane.environment, lane.channel)
-    ORDER BY j.tenant_id, j.environment, j.channel, j.due_at LIMIT 1
+    SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.due_at FROM jobs j
+    WHERE j.epoch IS NULL AND (j.tenant_id, j.environment, j.channel, j.urgency) > (lane.tenant_id, lane.environment, lane.channel, lane.urgency)
+    ORDER BY j.tenant_id, j.environment, j.channel, j.urgency, j.due_at LIMIT 1
   ) next
   WHERE lane.n < $4
 )
-SELECT tenant_id, environment, channel, due_at, CASE WHEN due_at > $5 THEN due_at ELSE (
+SELECT tenant_id, environment, channel, urgency, due_at, CASE WHEN due_at > $5 THEN due_at ELSE (
     SELECT j.due_at FROM jobs j
-    WHERE j.epoch IS NULL AND j.tenant_id = lane.tenant_id AND j.environment = lane.environment AND j.channel = lane.channel AND j.due_at > $5
+    WHERE j.epoch IS NULL AND j.tenant_id = lane.tenant_id AND j.environment = lane.environment AND j.channel = lane.channel AND j.urgency = lane.urgency
+      AND j.due_at > $5
     ORDER BY j.due_at LIMIT 1
   ) END AS later, EXISTS (SELECT FROM tenants t WHERE t.id = lane.tenant_id AND t.status <> 1) AS held
 FROM lane WHERE n > 0 ORDER BY n";
@@ -47,19 +48,21 @@ const _: () = assert!(TenantStatus::Active.code() == 1);
 const TAKE: &str = "
 WITH locked AS MATERIALIZED (
   SELECT j.seq, l.n AS lane, row_number() OVER (PARTITION BY l.n ORDER BY j.due_at, j.seq) AS round
-  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[]) WITH ORDINALITY AS l (tenant_id, environment, channel, until, n)
+  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[], $8::smallint[])
+    WITH ORDINALITY AS l (tenant_id, environment, channel, until, urgency, n)
   CROSS JOIN LATERAL (
     SELECT j.seq, j.due_at FROM jobs j
-    WHERE j.epoch IS NULL AND j.tenant_id = l.tenant_id AND j.environment = l.environment AND j.channel = l.channel AND j.due_at <= l.until
+    WHERE j.epoch IS NULL AND j.tenant_id = l.tenant_id AND j.environment = l.environment AND j.channel = l.channel AND j.urgency = l.urgency
+      AND j.due_at <= l.until
     ORDER BY j.due_at, j.seq LIMIT $6 FOR UPDATE SKIP LOCKED
   ) j
 ), chosen AS MATERIALIZED (
   SELECT * FROM locked ORDER BY round, lane LIMIT $7
 ), leased AS (
   UPDATE jobs j SET epoch = $1 FROM chosen c WHERE j.seq = ANY (ARRAY(SELECT seq FROM chosen)) AND j.seq = c.seq
-  RETURNING j.seq, j.tenant_id, j.environment, j.channel, j.action, j.attempt, j.expires_at, c.round, c.lane
+  RETURNING j.seq, j.tenant_id, j.environment, j.channel, j.urgency, j.action, j.attempt, j.expires_at, c.round, c.lane
 )
-SELECT l.seq, l.tenant_id, l.environment, l.channel, l.action, l.attempt, l.expires_at, m.recipient, COALESCE(c.content, m.content) AS content
+SELECT l.seq, l.tenant_id, l.environment, l.channel, l.urgency, l.action, l.attempt, l.expires_at, m.recipient, COALESCE(c.content, m.content) AS content
 FROM leased l
 LEFT JOIN LATERAL (SELECT recipient, content, large FROM messages WHERE seq = l.seq LIMIT 1) m ON true
 LEFT JOIN LATERAL (SELECT content FROM contents WHERE m.large AND seq = l.seq LIMIT 1) c ON true
@@ -187,18 +190,22 @@ async fn walk(connection: &mut Connection, after: Option<Lane>, skip: &HashSet<L
 
 async fn hop(connection: &mut Connection, from: Option<Lane>, now: Timestamp) -> Result<Vec<Row>> {
     // No environment has code 0, so every lane comes after this.
-    let (tenant, environment, channel) = from.map_or((Uuid::nil(), 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code()));
-    Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis()]).await?)
+    let (tenant, environment, channel, urgency) =
+        from.map_or((Uuid::nil(), 0, 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code(), l.urgency.code()));
+    Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis(), &urgency]).await?)
 }
 
 async fn take(connection: &mut Connection, lease: Lease, lanes: &[(Lane, Timestamp)], most: usize, per_lane: usize) -> Result<Vec<Job>> {
     let tenants: Vec<Uuid> = lanes.iter().map(|(lane, _)| lane.tenant.0).collect();
     let environments: Vec<i16> = lanes.iter().map(|(lane, _)| lane.environment.code()).collect();
     let channels: Vec<i16> = lanes.iter().map(|(lane, _)| lane.channel.code()).collect();
+    let urgencies: Vec<i16> = lanes.iter().map(|(lane, _)| lane.urgency.code()).collect();
     let untils: Vec<i64> = lanes.iter().map(|(_, until)| until.millis()).collect();
     // Each of the other lanes gives one at least, so more than this can't be taken of any.
     let each = per_lane.min(most.saturating_sub(lanes.len() - 1).max(1));
-    let rows = connection.query(TAKE, &[&lease.0, &tenants, &environments, &channels, &untils, &limit_of(each), &limit_of(most)]).await?;
+    let rows = connection
+        .query(TAKE, &[&lease.0, &tenants, &environments, &channels, &untils, &limit_of(each), &limit_of(most), &urgencies])
+        .await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
         if get::<Option<&str>>(row, "recipient")?.is_none() {

@@ -1,7 +1,7 @@
 //! API keys.
 
 use async_trait::async_trait;
-use raven_core::{Environment, KeyId, TenantId, Timestamp};
+use raven_core::{Environment, KeyId, Priority, TenantId, Timestamp};
 use uuid::Uuid;
 
 use super::{
@@ -15,12 +15,13 @@ use crate::{AuditRecord, KeyChange, KeyRecord, Keys, NewKey, Outcome, Result, Ro
 macro_rules! key_columns {
     () => {
         "k.id, k.tenant_id, k.environment, k.prefix, k.last_four, k.secret_hash, k.secret_mac, k.scopes, k.name, k.rate_limit_rpm, \
-         k.expires_at, k.created_at, k.revoked_at, k.last_used_at"
+         k.expires_at, k.created_at, k.revoked_at, k.last_used_at, k.priority"
     };
 }
 
 const INSERT: &str = "INSERT INTO api_keys (id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, \
-     rate_limit_rpm, expires_at, created_at, revoked_at, last_used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+     rate_limit_rpm, expires_at, created_at, revoked_at, last_used_at, priority) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const FIND_BY_PREFIX: &str = concat!(
     "SELECT ",
     key_columns!(),
@@ -44,7 +45,8 @@ const REVOKE: &str = "WITH revoked AS (UPDATE api_keys SET revoked_at = $4 \
        WHERE id = $1 AND tenant_id = $2 AND ($3::smallint IS NULL OR environment = $3) AND revoked_at IS NULL RETURNING tenant_id) \
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $5, $6 FROM revoked";
 const UPDATE: &str = concat!(
-    "WITH k AS (UPDATE api_keys SET name = COALESCE($4, name), rate_limit_rpm = CASE WHEN $5 THEN $6 ELSE rate_limit_rpm END \
+    "WITH k AS (UPDATE api_keys SET name = COALESCE($4, name), rate_limit_rpm = CASE WHEN $5 THEN $6 ELSE rate_limit_rpm END, \
+         priority = CASE WHEN $9 THEN $10 ELSE priority END \
        WHERE id = $1 AND tenant_id = $2 AND ($3::smallint IS NULL OR environment = $3) AND revoked_at IS NULL RETURNING *), \
      noted AS (INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $7, $8 FROM k) SELECT ",
     key_columns!(),
@@ -83,6 +85,7 @@ async fn insert(connection: &mut Connection, k: &KeyRecord) -> Result<(), Failur
                 &k.created_at.millis(),
                 &k.revoked_at.map(Timestamp::millis),
                 &k.last_used_at.map(Timestamp::millis),
+                &k.priority.map(Priority::code),
             ],
         )
         .await?;
@@ -150,7 +153,9 @@ impl Keys for PostgresStore {
     ) -> Result<Option<KeyRecord>> {
         let environment = environment.map(Environment::code);
         let (changes_rate, rate) = (change.rate_limit_rpm.is_some(), change.rate_limit_rpm.flatten());
-        let params: [Param<'_>; 8] = [&id.0, &tenant.0, &environment, &change.name, &changes_rate, &rate, &audit.seq.0, &audit.entry];
+        let (changes_priority, priority) = (change.priority.is_some(), change.priority.flatten().map(Priority::code));
+        let params: [Param<'_>; 10] =
+            [&id.0, &tenant.0, &environment, &change.name, &changes_rate, &rate, &audit.seq.0, &audit.entry, &changes_priority, &priority];
         self.connection().await?.query_opt_within(tenant, UPDATE, &params).await?.as_ref().map(rows::key).transpose()
     }
 

@@ -18,7 +18,7 @@ use crate::{
 macro_rules! message_columns {
     () => {
         "seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments, \
-         cost_currency, cost_micros, failure_reason, encoding"
+         cost_currency, cost_micros, failure_reason, encoding, priority"
     };
 }
 
@@ -53,7 +53,7 @@ const BY_TENANT: &str = page!(
     "
   SELECT m.* FROM unnest($12::smallint[]) AS e (environment) CROSS JOIN LATERAL (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY environment DESC, seq DESC) AS n
+      cost_currency, cost_micros, failure_reason, encoding, priority, row_number() OVER (ORDER BY environment DESC, seq DESC) AS n
     FROM messages WHERE tenant_id = $1 AND environment >= e.environment AND (environment, seq) < (e.environment, $3)
     ORDER BY environment DESC, seq DESC LIMIT $4::bigint + 1
   ) m WHERE m.seq >= $2"
@@ -62,7 +62,7 @@ const BY_EXTERNAL_ID: &str = page!(
     "
   SELECT m.* FROM (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY external_id DESC, seq DESC) AS n
+      cost_currency, cost_micros, failure_reason, encoding, priority, row_number() OVER (ORDER BY external_id DESC, seq DESC) AS n
     FROM messages WHERE tenant_id = $1 AND external_id >= $12 AND (external_id, seq) < ($12, $3) AND external_id IS NOT NULL
     ORDER BY external_id DESC, seq DESC LIMIT $4::bigint + 1
   ) m WHERE m.seq >= $2"
@@ -72,7 +72,7 @@ const BY_STATUS: &str = page!(
     "
   SELECT m.* FROM (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, encoding, row_number() OVER (ORDER BY status DESC, seq DESC) AS n
+      cost_currency, cost_micros, failure_reason, encoding, priority, row_number() OVER (ORDER BY status DESC, seq DESC) AS n
     FROM messages WHERE tenant_id = $1 AND status >= $12 AND (status, seq) < ($12, $3) AND status >= 40 AND status <> 60
     ORDER BY status DESC, seq DESC LIMIT $4::bigint + 1
   ) m WHERE m.seq >= $2"

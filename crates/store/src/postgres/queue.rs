@@ -29,6 +29,7 @@ WITH held AS MATERIALIZED (
     started_at = NULL,
     config_id = CASE WHEN held.started_at IS NULL THEN j.config_id END,
     action = CASE WHEN held.started_at IS NULL THEN j.action WHEN held.retry THEN 1 ELSE 2 END,
+    urgency = CASE WHEN held.started_at IS NOT NULL AND held.retry THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END,
     due_at = CASE WHEN held.started_at IS NULL THEN j.due_at WHEN held.retry THEN $2 ELSE $3 END
   FROM held WHERE j.seq = ANY (ARRAY(SELECT seq FROM held)) AND j.seq = held.seq
 )

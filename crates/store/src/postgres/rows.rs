@@ -1,7 +1,7 @@
 //! Rows into records. What the schema promises and a row breaks is damage, told by the column's name.
 
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, KeyId, Seq, Source, Status, TenantId, Timestamp,
+    Channel, ConfigId, Environment, EventKind, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp,
     permission::{Role, Scopes},
     sms::Encoding,
     tenant::{SuspendedBy, TenantStatus},
@@ -9,7 +9,7 @@ use raven_core::{
 use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
-use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Lease, MessageRecord, Node, Result, TenantRecord};
+use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Lease, MessageRecord, Node, Result, TenantRecord, Urgency};
 
 /// Columns of [`tenant`], of a table called `t`.
 macro_rules! tenant_columns {
@@ -75,6 +75,7 @@ pub(super) fn key(row: &Row) -> Result<KeyRecord> {
         scopes: Scopes::from_code(get(row, "scopes")?),
         name: get(row, "name")?,
         rate_limit_rpm: get(row, "rate_limit_rpm")?,
+        priority: get::<Option<i16>>(row, "priority")?.and_then(Priority::from_code),
         expires_at: optional_time(row, "expires_at")?,
         created_at: time(row, "created_at")?,
         revoked_at: optional_time(row, "revoked_at")?,
@@ -102,6 +103,7 @@ pub(super) fn message(row: &Row) -> Result<MessageRecord> {
         environment: code(row, "environment", Environment::from_code)?,
         channel: code(row, "channel", Channel::from_code)?,
         source: code(row, "source", Source::from_code)?,
+        priority: code(row, "priority", Priority::from_code)?,
         status: code(row, "status", Status::from_code)?,
         recipient: get(row, "recipient")?,
         external_id: get(row, "external_id")?,
@@ -131,6 +133,7 @@ pub(super) fn lane(row: &Row) -> Result<Lane> {
         tenant: TenantId(get(row, "tenant_id")?),
         environment: code(row, "environment", Environment::from_code)?,
         channel: code(row, "channel", Channel::from_code)?,
+        urgency: code(row, "urgency", Urgency::from_code)?,
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
     connection::{Connection, Failure},
     rows::get,
 };
-use crate::{Lease, Next, Result, Settlement, Start};
+use crate::{Action, Lease, Next, Result, Settlement, Start};
 
 const START: &str = "
 WITH job AS (
@@ -49,7 +49,9 @@ WITH s AS MATERIALIZED (
   DELETE FROM jobs j USING s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), rescheduled AS (
-  UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL FROM s
+  UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL,
+    urgency = CASE WHEN s.action = 1 THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END
+  FROM s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), message AS (
   UPDATE messages m SET
@@ -73,7 +75,7 @@ GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
 ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages";
 
 const _: () = {
-    assert!(Status::Sending.code() == 20 && Status::Sent.code() == 30);
+    assert!(Status::Sending.code() == 20 && Status::Sent.code() == 30 && Action::Send.code() == 1);
     // A seq of the second millisecond, of slot 3.
     let seq = Seq((1 << 21) + (3 << 13) + 5);
     assert!(seq.at().millis() == seq.0 >> 21 && seq.slot() as i64 == seq.0 >> 13 & 255);

@@ -1,7 +1,7 @@
 //! API keys in SQLite.
 
 use async_trait::async_trait;
-use raven_core::{Environment, KeyId, TenantId, Timestamp, permission::Scopes};
+use raven_core::{Environment, KeyId, Priority, TenantId, Timestamp, permission::Scopes};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
@@ -15,28 +15,29 @@ pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND_BY_PREFIX, FIND, LIST, REV
 
 const INSERT: &str = "INSERT INTO api_keys
   (id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm, expires_at, created_at,
-    revoked_at, last_used_at)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (prefix) DO NOTHING";
+    revoked_at, last_used_at, priority)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (prefix) DO NOTHING";
 const FIND_BY_PREFIX: &str =
     "SELECT k.id, k.tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, k.name, rate_limit_rpm,
-    expires_at, k.created_at, revoked_at, last_used_at,
+    expires_at, k.created_at, revoked_at, last_used_at, priority,
     t.id, slug, t.name, status, plan, country_code, default_locale, default_tz, t.created_at, data_key, retry_unknown,
     suspended_by, archived_at
   FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.prefix = ?1";
 const FIND: &str = "SELECT id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
-    expires_at, created_at, revoked_at, last_used_at
+    expires_at, created_at, revoked_at, last_used_at, priority
   FROM api_keys WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)";
 const LIST: &str = "SELECT id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
-    expires_at, created_at, revoked_at, last_used_at
+    expires_at, created_at, revoked_at, last_used_at, priority
   FROM api_keys WHERE tenant_id = ?1 AND revoked_at IS NULL AND (?2 IS NULL OR environment = ?2) AND (created_at, id) < (?3, ?4)
   ORDER BY created_at DESC, id DESC LIMIT ?5";
 const REVOKE: &str = "UPDATE api_keys SET revoked_at = ?4
   WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)";
 
-const UPDATE: &str = "UPDATE api_keys SET name = coalesce(?4, name), rate_limit_rpm = CASE WHEN ?5 THEN ?6 ELSE rate_limit_rpm END
+const UPDATE: &str = "UPDATE api_keys SET name = coalesce(?4, name), rate_limit_rpm = CASE WHEN ?5 THEN ?6 ELSE rate_limit_rpm END,
+    priority = CASE WHEN ?7 THEN ?8 ELSE priority END
   WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR environment = ?3)
   RETURNING id, tenant_id, environment, prefix, last_four, secret_hash, secret_mac, scopes, name, rate_limit_rpm,
-    expires_at, created_at, revoked_at, last_used_at";
+    expires_at, created_at, revoked_at, last_used_at, priority";
 // What has ended is not begun anew.
 const EXPIRE: &str = "UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?3), ?3)
   WHERE id = ?1 AND tenant_id = ?2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?4)";
@@ -58,11 +59,12 @@ fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         created_at: time(row, 11)?,
         revoked_at: time_or_null(row, 12)?,
         last_used_at: time_or_null(row, 13)?,
+        priority: row.get::<_, Option<i16>>(14)?.and_then(Priority::from_code),
     })
 }
 
 fn key_and_tenant(row: &Row<'_>) -> rusqlite::Result<(KeyRecord, TenantRecord)> {
-    Ok((key(row)?, tenants::tenant(row, 14)?))
+    Ok((key(row)?, tenants::tenant(row, 15)?))
 }
 
 fn insert(c: &Connection, new: &NewKey) -> Result<()> {
@@ -82,6 +84,7 @@ fn insert(c: &Connection, new: &NewKey) -> Result<()> {
         k.created_at.millis(),
         k.revoked_at.map(Timestamp::millis),
         k.last_used_at.map(Timestamp::millis),
+        k.priority.map(Priority::code),
     ];
     if c.prepare_cached(INSERT)?.execute(values)? == 0 {
         return Err(Error::Conflict("prefix"));
@@ -164,8 +167,17 @@ impl Keys for SqliteStore {
     ) -> Result<Option<KeyRecord>> {
         let environment = environment.map(Environment::code);
         self.write(move |c| {
-            let rpm = change.rate_limit_rpm;
-            let values = params![Id(id.0), Id(tenant.0), environment, change.name, rpm.is_some(), rpm.flatten()];
+            let (rpm, priority) = (change.rate_limit_rpm, change.priority);
+            let values = params![
+                Id(id.0),
+                Id(tenant.0),
+                environment,
+                change.name,
+                rpm.is_some(),
+                rpm.flatten(),
+                priority.is_some(),
+                priority.flatten().map(Priority::code)
+            ];
             let updated = c.prepare_cached(UPDATE)?.query_row(values, key).optional()?;
             if updated.is_some() {
                 audit::record(c, &audit)?;

@@ -15,7 +15,7 @@ use super::{
     writer::execute,
 };
 use crate::{
-    Accepted, Action, Error, EventRecord, MessageQuery, MessageRecord, Messages, NewMessage, Refusal, Result,
+    Accepted, Action, Error, EventRecord, MessageQuery, MessageRecord, Messages, NewMessage, Refusal, Result, Urgency,
     messages::{MessageClaim, MessagePage},
 };
 
@@ -41,11 +41,11 @@ const CLAIMED_KEY: &str = "SELECT i.fingerprint, i.message_seq, i.accepted_statu
   FROM idempotency i LEFT JOIN messages m ON m.seq = i.message_seq
   WHERE i.owner_id = ?1 AND i.environment = ?2 AND i.operation = ?3 AND i.key = ?4";
 const INSERT_MESSAGE: &str = "INSERT INTO messages
-  (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+  (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 const INSERT_JOB: &str = "INSERT INTO jobs
-  (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+  (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id, urgency)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 // A call that is repeated because its answer got lost finds its own row.
 const PUT_CONTENT: &str = "INSERT INTO contents (seq, tenant_id, content) VALUES (?1, ?2, ?3)
   ON CONFLICT (seq) DO UPDATE SET content = excluded.content WHERE tenant_id = excluded.tenant_id";
@@ -161,6 +161,7 @@ impl<'c> Inserts<'c> {
             m.external_id,
             m.recipient,
             m.content,
+            m.priority.code(),
         ])?;
         self.job.execute(params![
             m.seq.0,
@@ -174,6 +175,7 @@ impl<'c> Inserts<'c> {
             m.lease.map(|l| l.0),
             started_at,
             config,
+            Urgency::of(m.priority).code(),
         ])?;
         if let Some(entry) = &m.audit {
             audit::insert(self.connection, m.tenant, m.seq, entry)?;

@@ -1,7 +1,7 @@
 //! Pages of messages in SQLite. Every way in is an index in the order of the page; what no index tells is sifted row by row,
 //! and only so many rows. So a page costs the same however many messages there are.
 
-use raven_core::{Channel, ConfigId, Environment, Seq, Source, Status, TenantId, Timestamp, sms::Encoding};
+use raven_core::{Channel, ConfigId, Environment, Priority, Seq, Source, Status, TenantId, Timestamp, sms::Encoding};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Rows, fallible_streaming_iterator::FallibleStreamingIterator, params};
 
 use super::rows::{Id, code};
@@ -10,22 +10,22 @@ use crate::{MessageFilter, MessageQuery, MessageRecord, Result, messages::Messag
 pub(super) const STATEMENTS: &[&str] = &[FIND, BY_TENANT, BY_EXTERNAL_ID, BY_STATUS];
 
 const FIND: &str = "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
-    segments, cost_currency, cost_micros, failure_reason, encoding
+    segments, cost_currency, cost_micros, failure_reason, encoding, priority
   FROM messages WHERE seq = ?1 AND tenant_id = ?2 AND (?3 IS NULL OR environment = ?3)";
 const BY_TENANT: &str =
     "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
-    segments, cost_currency, cost_micros, failure_reason, encoding
+    segments, cost_currency, cost_micros, failure_reason, encoding, priority
   FROM messages INDEXED BY messages_tenant
   WHERE tenant_id = ?1 AND environment = ?4 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
 const BY_EXTERNAL_ID: &str =
     "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
-    segments, cost_currency, cost_micros, failure_reason, encoding
+    segments, cost_currency, cost_micros, failure_reason, encoding, priority
   FROM messages INDEXED BY messages_external
   WHERE tenant_id = ?1 AND external_id = ?4 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
 // The terms of the partial index are spelled out, or it could not be used.
 const BY_STATUS: &str =
     "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
-    segments, cost_currency, cost_micros, failure_reason, encoding
+    segments, cost_currency, cost_micros, failure_reason, encoding, priority
   FROM messages INDEXED BY messages_status
   WHERE tenant_id = ?1 AND status = ?4 AND status >= 40 AND status <> 60 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
 
@@ -46,6 +46,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
         cost_micros: row.get(12)?,
         failure_reason: row.get(13)?,
         encoding: row.get::<_, Option<i16>>(14)?.and_then(Encoding::from_code),
+        priority: code(row, 15, Priority::from_code)?,
     })
 }
 

@@ -28,7 +28,11 @@ const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = co
 const STATE: &str = "SELECT m.status, m.environment, m.channel, j.attempt, j.epoch
   FROM messages m LEFT JOIN jobs j ON j.seq = m.seq WHERE m.seq = ?1 AND m.tenant_id = ?2";
 const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
-const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL WHERE seq = ?1";
+// What is to be sent again is a retry from now on.
+const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL,
+    urgency = CASE WHEN ?2 = 1 THEN ((urgency - 1) | 2) + 1 ELSE urgency END
+  WHERE seq = ?1";
+const _: () = assert!(Action::Send.code() == 1);
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
   WHERE seq = ?2 AND epoch = ?1";
 const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";

@@ -4,14 +4,14 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
 use proptest::{prelude::*, sample::Index, test_runner::Config};
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Seq, Source, Status, TenantId, Timestamp,
+    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp,
     permission::{Role, Scopes},
     tenant::SuspendedBy,
 };
 use raven_store::{
     Action, AuditRecord, Claim, Error, InvitationRecord, KeyChange, KeyRecord, Lane, Lease, MessageQuery, NewInvitation, NewKey,
     NewMessage, NewTenant, Next, Operation, Reply, Result, Rotation, Scope, Settlement, Start, StateChange, Store, TakeTokens,
-    TenantChange,
+    TenantChange, Urgency,
     conformance::fixture::{
         at, audit, claim, id, invitation_record, key_record, message, message_claim, new_key, new_tenant, seq, tenant_record, tokens, user,
     },
@@ -126,6 +126,7 @@ impl Side {
                 environment: environment(d.test),
                 channel: channel(d.email),
                 source: if d.human { Source::Dashboard } else { Source::Api },
+                priority: if d.recipient % 2 == 0 { Priority::Transactional } else { Priority::Bulk },
                 key: d.api_key.map(key_id),
                 recipient: format!("+25472200000{}", d.recipient),
                 external_id: d.external_id.map(|n| format!("order-{n}")),
@@ -193,7 +194,12 @@ impl Side {
             Verb::Claim { node, per_lane, skip } => {
                 let skip: Vec<_> = skip
                     .iter()
-                    .map(|(t, test, email)| Lane { tenant: tenant_id(*t), environment: environment(*test), channel: channel(*email) })
+                    .map(|(t, test, email)| Lane {
+                        tenant: tenant_id(*t),
+                        environment: environment(*test),
+                        channel: channel(*email),
+                        urgency: Urgency::Transactional,
+                    })
                     .collect();
                 // Which lane comes first is each engine's own; which jobs are had is not.
                 told(store.claim(self.leases[*node], 1000, *per_lane, &skip, now).await.map(|mut claimed| {
@@ -317,7 +323,11 @@ impl Side {
             }
             Verb::UpdateKey { n, tenant, rpm } => {
                 let tenant = tenant_id(*tenant);
-                let change = KeyChange { name: rpm.map(|n| format!("name {n}")), rate_limit_rpm: Some(*rpm) };
+                let change = KeyChange {
+                    name: rpm.map(|n| format!("name {n}")),
+                    rate_limit_rpm: Some(*rpm),
+                    priority: Some(rpm.is_none().then_some(Priority::Bulk)),
+                };
                 told(store.update_key(tenant, None, key_id(*n), change, self.audit(tenant)).await)
             }
             Verb::RotateKey { n, tenant, key } => {

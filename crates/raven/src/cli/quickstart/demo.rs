@@ -108,6 +108,7 @@ async fn create_key(store: &dyn Store, engine: &Engine, tenant: &TenantRecord, e
         environment,
         scopes: Scopes::DEFAULT,
         rate_limit_rpm: None,
+        priority: None,
         expires_in: None,
     };
     Ok(operator::create_key(store, &engine.keyring, wish).await?.1)
