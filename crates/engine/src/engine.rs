@@ -23,15 +23,20 @@ use crate::{
     oidc::{self, Issuer, IssuerOptions},
     plans::Plans,
     settle::Settler,
+    shared_clock::{Reference, SharedClock},
     token::Tokens,
     transport::{ExtraRoots, Transport},
     vault::{InstallationKeys, SecretKey, Vault},
 };
 
 /// Between two looks for due jobs that nobody told us of.
-const POLL: Duration = Duration::from_millis(500);
+pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// Between two times that the last uses of keys are written down.
 const LAST_USED: Duration = Duration::from_secs(10);
+/// Between two looks for what should not be.
+const CHECK: Duration = Duration::from_secs(300);
+/// How long a stop waits for the loops to end, each after its present step: longer only where the store hangs.
+const LOOPS_END: Duration = Duration::from_secs(5);
 /// Jobs of one lane in a claim.
 const PER_LANE: usize = 128;
 /// Jobs in a claim.
@@ -44,8 +49,10 @@ const STARTS: usize = 256;
 pub struct Surroundings {
     /// The storage, migrated.
     pub store: Arc<dyn Store>,
-    /// The time.
+    /// This machine's time.
     pub clock: Arc<dyn Clock>,
+    /// Whose time counts where nodes share a database.
+    pub reference: Reference,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
 }
@@ -104,7 +111,7 @@ pub enum StartError {
 pub struct Engine {
     /// The storage.
     pub store: Arc<dyn Store>,
-    /// The time.
+    /// The time that all nodes go by.
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
@@ -175,10 +182,12 @@ impl Engine {
     /// # Errors
     /// [`StartError`].
     pub async fn new(surroundings: Surroundings, options: Options) -> Result<Arc<Self>, StartError> {
-        let Surroundings { store, clock, entropy } = surroundings;
+        let Surroundings { store, clock, reference, entropy } = surroundings;
+        let shared_clock = Arc::new(SharedClock::new(clock, reference));
+        let clock: Arc<dyn Clock> = shared_clock.clone();
         let vault = Vault::new(options.master_key, entropy.clone());
         let keys = InstallationKeys::load(&vault, &*store).await?;
-        let (membership, registration) = Membership::join(&*store, clock.clone(), &options.node_id).await?;
+        let (membership, registration) = Membership::join(&*store, shared_clock, &options.node_id).await?;
         let (membership, metrics, ids) = (Arc::new(membership), Arc::new(Metrics::default()), Arc::new(keys.ids));
         let directory = Arc::new(Directory::new(store.clone(), clock.clone(), vault.clone()));
         let plans = Arc::new(options.plans);
@@ -256,16 +265,23 @@ impl Engine {
 
     /// Starts all loops.
     pub fn run(self: &Arc<Self>) {
+        self.store.listen();
         self.run_acceptance();
         let mut parts = self.parts.lock();
         let Some(running) = parts.as_mut() else { return };
         if let Some(worker) = &self.worker {
-            running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_starts())));
-            running.loops.push(tokio::spawn(until(self.stopping.clone(), worker.clone().run_claims())));
+            running.loops.push(tokio::spawn(worker.clone().run_starts(self.stopping.clone())));
+            running.loops.push(tokio::spawn(worker.clone().run_claims(self.stopping.clone())));
         }
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
+        let engine = self.clone();
+        running.loops.push(tokio::spawn(until(self.stopping.clone(), async {
+            // After a standstill much is late, which the first minutes put right.
+            tokio::time::sleep(CHECK).await;
+            every(engine, CHECK, Chore::Check).await;
+        })));
         if self.tokens.oidc().is_some() {
             running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), oidc::REFRESH, Chore::IssuerKeys))));
         }
@@ -312,8 +328,11 @@ impl Engine {
         let deadline = Instant::now() + most;
         self.stopping.cancel();
         let Some(mut running) = self.parts.lock().take() else { return };
-        for handle in running.loops.drain(..) {
-            let _ = handle.await;
+        let patience = deadline.min(Instant::now() + LOOPS_END);
+        for mut handle in running.loops.drain(..) {
+            if tokio::time::timeout_at(patience, &mut handle).await.is_err() {
+                handle.abort();
+            }
         }
         if let Err(e) = self.keyring.write_last_used().await {
             tracing::debug!(error = chain(&e), "the last uses of keys could not be written down");
@@ -338,7 +357,10 @@ impl Engine {
         }
         // What is left under the epoch (calls that did not end) is for the next life of this node, or for the others.
         let left = match self.store.reap(lease, self.clock.now(), self.clock.now().after(crate::attempt::UNKNOWN_FOR), 10_000).await {
-            Ok(_) => self.store.retire_node(lease).await,
+            Ok(_) => {
+                self.store.announce();
+                self.store.retire_node(lease).await
+            }
             Err(e) => Err(e),
         };
         if let Err(e) = left {
@@ -359,6 +381,7 @@ enum Chore {
     Beat,
     Measure,
     Tidy,
+    Check,
     WriteLastUsed,
     IssuerKeys,
 }
@@ -372,6 +395,7 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
             Chore::Beat => engine.housekeeping.beat().await,
             Chore::Measure => engine.housekeeping.measure().await,
             Chore::Tidy => engine.housekeeping.tidy().await,
+            Chore::Check => engine.housekeeping.check().await,
             Chore::IssuerKeys => {
                 if let Some(issuer) = engine.tokens.oidc() {
                     issuer.refresh(engine.clock.now()).await;
@@ -467,11 +491,12 @@ impl Worker {
         route
     }
 
-    async fn run_starts(self: Arc<Self>) {
-        loop {
+    /// Stops between two steps, never within one: a job that was just marked as started is also called.
+    async fn run_starts(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
             if self.step_starts().await == 0 {
                 // While the heartbeat is stale nothing rings when it is fresh again, so look now and then.
-                let _ = tokio::time::timeout(POLL, self.dispatcher.rung()).await;
+                let _ = tokio::time::timeout(POLL, until(stop.clone(), self.dispatcher.rung())).await;
             }
         }
     }
@@ -512,8 +537,9 @@ impl Worker {
         Ok((claimed.next_due, got > 0))
     }
 
-    async fn run_claims(self: Arc<Self>) {
-        loop {
+    /// Stops between two steps, never within one: a job that was just claimed is also held, and so given back.
+    async fn run_claims(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
             let wait = match self.step_claims().await {
                 Ok((_, true)) => continue,
                 Ok((next_due, false)) => next_due.map_or(POLL, |at| at.since(self.clock.now()).min(POLL)),
@@ -525,7 +551,9 @@ impl Worker {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.wake.notified() => {}
+                () = self.store.woken() => {}
                 () = self.dispatcher.has_room() => {}
+                () = stop.cancelled() => {}
             }
         }
     }
@@ -536,5 +564,6 @@ impl Worker {
             tracing::warn!(error = chain(&e), jobs = seqs.len(), "held jobs could not be given back; they are taken over later");
         }
         let _ = self.attempts.release_orphans().await;
+        self.store.announce();
     }
 }

@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use raven_core::{Channel, Clock, Timestamp, tenant::RESTORABLE};
-use raven_store::{Lease, Store};
+use raven_store::{Lease, Store, invariants::Margins, nodes::DEAD_AFTER};
 
 use crate::{
     attempt::{Attempts, UNKNOWN_FOR},
     dispatch::Dispatcher,
+    invariants::{Checker, Extent, WATCHED},
     membership::Membership,
-    metrics::{ChannelLabels, Metrics},
+    metrics::{ChannelLabels, Metrics, ViolationLabels},
 };
 
 /// Jobs reaped, or rows purged, in one transaction: small, so that acceptance hardly waits.
@@ -37,7 +38,8 @@ impl Housekeeping {
     /// When the store can't.
     pub async fn beat(&self) -> raven_store::Result<()> {
         self.metrics.node_alive.set(i64::from(self.membership.is_fresh()));
-        if let Some(registration) = self.membership.beat(&*self.store).await? {
+        let beat = self.membership.beat(&*self.store).await?;
+        if let Some(registration) = beat.begun {
             tracing::warn!("this node was away for too long; its work was taken over, and it begins anew");
             if let Some((dispatcher, _)) = &self.dispatch {
                 // Whoever reaped the old epoch has freed these jobs.
@@ -47,14 +49,26 @@ impl Housekeeping {
         }
         self.metrics.node_alive.set(1);
         if let Some((_, attempts)) = &self.dispatch {
-            attempts.release_orphans().await?;
+            self.release_orphans(attempts).await?;
         }
-        let now = self.clock.now();
-        let dead = self.store.dead_nodes(now).await?;
+        if !beat.judges {
+            return Ok(());
+        }
+        let dead = self.store.dead_nodes(beat.at).await?;
         self.take_over(dead.into_iter().map(|n| n.lease).filter(|l| *l != self.membership.lease()).collect()).await
     }
 
-    /// Every fifteen seconds: counts the queue, which costs a look at every job.
+    async fn release_orphans(&self, attempts: &Attempts) -> raven_store::Result<()> {
+        let any = !attempts.orphans.lock().is_empty();
+        attempts.release_orphans().await?;
+        if any {
+            self.store.announce();
+        }
+        Ok(())
+    }
+
+    /// Every fifteen seconds: counts the queue, which costs a look at every job, and takes over what epochs that are over left
+    /// behind. (What the database was still doing for a process when it was killed is committed after its jobs were reaped.)
     ///
     /// # Errors
     /// When the store can't.
@@ -69,6 +83,27 @@ impl Housekeeping {
             let age = oldest.map_or(0, |at| now.since(at).as_millis());
             self.metrics.oldest_due.get_or_create(&labels).set(i64::try_from(age).unwrap_or(i64::MAX));
         }
+        // A living node that lost its epoch gives such jobs back itself, with its next beat.
+        self.take_over(self.store.lost_leases(now.before(DEAD_AFTER)).await?).await
+    }
+
+    /// Every five minutes: looks for jobs and recent messages with which something is wrong. Mends nothing: that is an
+    /// operator's to decide.
+    ///
+    /// # Errors
+    /// When the store can't; the metrics stay as they were.
+    pub async fn check(&self) -> raven_store::Result<()> {
+        let checker = Checker::new(self.store.clone(), self.clock.clone(), Margins::default());
+        let findings = checker.check(Extent::Recent, Duration::ZERO).await?;
+        for kind in WATCHED {
+            let found = findings.count(kind);
+            let labels = ViolationLabels { kind: kind.name() };
+            self.metrics.violations.get_or_create(&labels).set(i64::try_from(found).unwrap_or(i64::MAX));
+            if found > 0 {
+                tracing::warn!(kind = kind.name(), found, "something is wrong with the data: see `raven doctor --invariants`");
+            }
+        }
+        self.metrics.checked_at.set(self.clock.now().seconds());
         Ok(())
     }
 
@@ -91,6 +126,7 @@ impl Housekeeping {
             }
             self.store.retire_node(lease).await?;
             if released + unknown > 0 {
+                self.store.announce();
                 tracing::info!(epoch = lease.0, released, unknown, "took over the work of a node that is gone");
             }
         }

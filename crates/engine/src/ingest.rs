@@ -347,11 +347,12 @@ impl Coalescer {
     }
 
     fn hand_over(&self, leader: &mut Leader, lease: Lease, now: Timestamp) {
-        let Some((dispatcher, attempts)) = &self.dispatch else { return };
+        let Some((dispatcher, attempts)) = &self.dispatch else { return self.store.announce() };
         if leader.large {
+            self.store.announce();
             return dispatcher.look();
         }
-        let Some(job) = leader.job.take() else { return };
+        let Some(job) = leader.job.take() else { return self.store.announce() };
         let place = std::mem::replace(&mut leader.place, Place::None);
         if !self.membership.is_fresh() || self.membership.lease() != lease {
             // The transaction took so long that others may hold the work by now, or soon.

@@ -3,7 +3,8 @@
 //! What lives here: acceptance ([`ingest`]), dispatch and its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
 //! of credentials ([`keyring`], [`token`], [`oidc`]), how much callers may do ([`plans`], [`limiter`]), what is known of
 //! tenants ([`directory`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
-//! node's life ([`membership`], [`housekeeping`]).
+//! node's life ([`membership`], [`housekeeping`]) and the time that all nodes go by ([`shared_clock`]).
+//! The look for damage is in [`invariants`].
 //! What must not: SQL, the API's status codes and JSON, the environment. Time and chance are arguments ([`Surroundings`]).
 
 pub mod attempt;
@@ -16,6 +17,7 @@ pub mod guard;
 pub mod housekeeping;
 pub mod ingest;
 mod inlet;
+pub mod invariants;
 mod jwks;
 pub mod keyring;
 pub mod limiter;
@@ -25,6 +27,7 @@ pub mod metrics;
 pub mod oidc;
 pub mod plans;
 pub mod settle;
+pub mod shared_clock;
 pub mod token;
 pub mod transport;
 pub mod vault;

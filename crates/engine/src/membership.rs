@@ -11,6 +11,8 @@ use std::{
 use raven_core::{Clock, Ids, Timestamp};
 use raven_store::{Lease, Registration, Store};
 
+use crate::shared_clock::SharedClock;
+
 /// How long after its last beat a node may start calls. A call takes at most [`crate::transport::CALL_CAP`], so it ends
 /// before others declare the node dead ([`raven_store::nodes::DEAD_AFTER`]).
 pub const FRESH: Duration = Duration::from_secs(8);
@@ -22,17 +24,30 @@ pub struct Membership {
     last_beat: AtomicI64,
     /// Hands out the keys of messages in this node's slot.
     pub ids: Ids,
-    clock: Arc<dyn Clock>,
+    clock: Arc<SharedClock>,
     slot: u8,
 }
 
+/// A heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// When, by the clock that all nodes go by.
+    pub at: Timestamp,
+    /// May this node judge which others are dead? Not when it missed beats itself: then perhaps none could beat, and the others
+    /// need a moment to come back.
+    pub judges: bool,
+    /// The epoch that has begun where the old one had been taken away (this process was asleep or cut off for too long): what
+    /// was held under the old one is no longer ours.
+    pub begun: Option<Registration>,
+}
+
 impl Membership {
-    /// Registers a node. The registration also names the epochs that this node left behind.
+    /// Registers a node, whose clock is compared first. The registration also names the epochs that this node left behind.
     ///
     /// # Errors
     /// When the store can't.
-    pub async fn join(store: &dyn Store, clock: Arc<dyn Clock>, node_id: &str) -> raven_store::Result<(Self, Registration)> {
-        let now = clock.now();
+    pub async fn join(store: &dyn Store, clock: Arc<SharedClock>, node_id: &str) -> raven_store::Result<(Self, Registration)> {
+        let now = clock.compare(store).await?;
         let registration = store.register_node(node_id, now).await?;
         let floor = registration.slot_last_beat.unwrap_or_default();
         let membership = Self {
@@ -55,27 +70,32 @@ impl Membership {
     /// May calls be started now?
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.clock.now().since(Timestamp::from_millis(self.last_beat.load(Ordering::Acquire))) <= FRESH
+        self.is_fresh_at(self.clock.now())
     }
 
-    /// Beats once. `Some` when the epoch had been taken away (this process was asleep or cut off for too long) and a new
-    /// one has begun: what was held under the old one is no longer ours.
+    fn is_fresh_at(&self, now: Timestamp) -> bool {
+        now.since(Timestamp::from_millis(self.last_beat.load(Ordering::Acquire))) <= FRESH
+    }
+
+    /// Compares the clock and beats once.
     ///
     /// # Errors
     /// When the store can't be reached.
-    pub async fn beat(&self, store: &dyn Store) -> raven_store::Result<Option<Registration>> {
-        let now = self.clock.now();
-        if store.beat(self.lease(), now).await? {
-            self.last_beat.store(now.millis(), Ordering::Release);
-            return Ok(None);
+    pub async fn beat(&self, store: &dyn Store) -> raven_store::Result<Beat> {
+        // By the database's own word, not by the corrected clock, which may have been set a moment ago.
+        let at = self.clock.compare(store).await?;
+        let judges = self.is_fresh_at(at);
+        if store.beat(self.lease(), at).await? {
+            self.last_beat.store(at.millis(), Ordering::Release);
+            return Ok(Beat { at, judges, begun: None });
         }
-        let registration = store.register_node(&self.node_id, now).await?;
+        let registration = store.register_node(&self.node_id, at).await?;
         if registration.slot != self.slot {
             // Message keys are made in the old slot, which another node may hold by now.
             return Err(raven_store::Error::internal("the node lost its slot while it was away and must be restarted"));
         }
         self.epoch.store(registration.lease.0, Ordering::Release);
-        self.last_beat.store(now.millis(), Ordering::Release);
-        Ok(Some(registration))
+        self.last_beat.store(at.millis(), Ordering::Release);
+        Ok(Beat { at, judges, begun: Some(registration) })
     }
 }

@@ -33,6 +33,13 @@ pub struct ChannelLabels {
     pub channel: &'static str,
 }
 
+/// Labels of a violated invariant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ViolationLabels {
+    /// The name of the kind.
+    pub kind: &'static str,
+}
+
 /// All counters; the registry that renders them is [`Metrics::render`]ed.
 pub struct Metrics {
     registry: Registry,
@@ -56,6 +63,10 @@ pub struct Metrics {
     pub oldest_due: Family<ChannelLabels, Gauge>,
     /// 1 while the node's heartbeat is fresh.
     pub node_alive: Gauge,
+    /// What was wrong at the last look, by kind.
+    pub violations: Family<ViolationLabels, Gauge>,
+    /// When that was, in seconds since 1970; 0 before the first look.
+    pub checked_at: Gauge,
 }
 
 impl Default for Metrics {
@@ -72,6 +83,8 @@ impl Default for Metrics {
             queue_depth: Family::default(),
             oldest_due: Family::default(),
             node_alive: Gauge::default(),
+            violations: Family::default(),
+            checked_at: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Answered requests", metrics.requests.clone());
@@ -84,6 +97,8 @@ impl Default for Metrics {
         registry.register("queue_depth", "Jobs in the database by channel", metrics.queue_depth.clone());
         registry.register("queue_oldest_due_milliseconds", "Age of the oldest due job by channel", metrics.oldest_due.clone());
         registry.register("node_alive", "1 while this node's heartbeat is fresh", metrics.node_alive.clone());
+        registry.register("invariant_violations", "What was wrong at the last look, by kind", metrics.violations.clone());
+        registry.register("invariants_checked_timestamp_seconds", "When invariants were last looked at", metrics.checked_at.clone());
         Self { registry, ..metrics }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use raven_store::{Error, Lease, Next, Settlement, Store};
 use tokio::sync::{Notify, mpsc};
 
-use crate::dispatch::Permit;
+use crate::{dispatch::Permit, engine::POLL};
 
 /// Outcomes in one transaction at most.
 const BATCH: usize = 500;
@@ -51,6 +51,11 @@ impl Outcomes {
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
     }
+}
+
+/// Is something to be done for the message before other nodes look by themselves?
+fn is_due_soon(settlement: &Settlement) -> bool {
+    matches!(settlement.next, Next::At(_, at) if at.since(settlement.at) <= POLL)
 }
 
 /// Outcomes of one epoch.
@@ -99,6 +104,10 @@ impl Settler {
                     self.pending.fetch_sub(batch.settlements.len(), Ordering::AcqRel);
                     if batch.settlements.iter().any(|s| matches!(s.next, Next::At(..))) {
                         self.wake.notify_one();
+                        if batch.settlements.iter().any(is_due_soon) {
+                            // This node may be full, or stopping.
+                            self.store.announce();
+                        }
                     }
                 }
                 Err(Error::Unavailable(e)) => {

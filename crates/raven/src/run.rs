@@ -4,7 +4,7 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use raven_core::Clock;
-use raven_engine::{Engine, Options, OsEntropy, Surroundings, SystemClock, dispatch::Limits};
+use raven_engine::{Engine, Options, OsEntropy, Surroundings, SystemClock, dispatch::Limits, shared_clock::Reference};
 use raven_http::{App, Settings};
 use raven_store::Store;
 use tokio::{
@@ -119,7 +119,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         extra_roots: config.extra_roots.clone(),
         hello_name: config.hello_name.clone().unwrap_or_else(|| parse::host_of(&public_url).unwrap_or("localhost").to_owned()),
     };
-    let surroundings = Surroundings { store, clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy) };
+    let surroundings = Surroundings { store, clock: Arc::new(SystemClock), reference: Reference::Database, entropy: Arc::new(OsEntropy) };
     let engine = Engine::new(surroundings, options).await.context("the engine can't start")?;
     engine.run();
 

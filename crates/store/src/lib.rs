@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub mod audit;
 pub mod error;
 pub mod idempotency;
+pub mod invariants;
 pub mod keys;
 pub mod limits;
 pub mod members;
@@ -22,6 +23,7 @@ pub mod secrets;
 pub mod sqlite;
 pub mod tenants;
 pub mod usage;
+pub mod wakes;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -29,6 +31,7 @@ pub mod conformance;
 pub use audit::{AuditRecord, Audits};
 pub use error::{Error, Result};
 pub use idempotency::{Claim, Operation, Outcome, Scope};
+pub use invariants::{Invariants, Violation};
 pub use keys::{KeyChange, KeyRecord, Keys, NewKey, Rotation};
 pub use limits::{Limits, TakeTokens, Taken};
 pub use members::{Answered, InvitationRecord, MemberChange, Members, NewInvitation, Reply, TenantMember};
@@ -39,11 +42,12 @@ pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Sta
 pub use secrets::Secrets;
 pub use tenants::{MemberRecord, NewTenant, StateChange, StateChanged, TenantChange, TenantRecord, Tenants, UserProfile};
 pub use usage::{AcceptedCount, OutcomeCount, Usage, Usages};
+pub use wakes::Wakes;
 
 /// Everything that a store can do.
-pub trait Store: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health {}
+pub trait Store: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes {}
 
-impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health> Store for T {}
+impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes> Store for T {}
 
 /// Whether the store can be used, and what it is.
 #[async_trait::async_trait]

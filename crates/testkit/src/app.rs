@@ -13,6 +13,7 @@ use raven_engine::{
     dispatch::Limits,
     engine::Load,
     plans::{self, Plans},
+    shared_clock::Reference,
     token::Claims,
     transport::ExtraRoots,
     vault::SecretKey,
@@ -54,6 +55,8 @@ pub struct TestOptions {
     pub call_cap: Duration,
     /// Are private networks forbidden, as in production?
     pub forbid_private: bool,
+    /// Whose time counts for all nodes; the app's own clock when absent.
+    pub reference: Option<Arc<TestClock>>,
     /// The plans; `unlimited` for all when absent.
     pub plans: Option<Plans>,
 }
@@ -172,6 +175,13 @@ impl TestApp {
         Self::start_over(self.database.clone(), store, options, self.clock.clone()).await
     }
 
+    /// Another node on the same database, whose own clock is not this one's. This one's counts for both.
+    pub async fn beside_with_clock(&self, options: TestOptions, clock: Arc<TestClock>) -> Self {
+        let store = self.database.reopen().await;
+        let options = TestOptions { reference: Some(self.clock.clone()), ..options };
+        Self::start_over(self.database.clone(), store, options, clock).await
+    }
+
     /// Sends a request. The answer must be one that the OpenAPI document tells of.
     pub async fn send(&self, request: Request<Body>) -> Answer {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -286,7 +296,8 @@ impl TestApp {
 
 /// An engine over a store.
 pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &TestOptions) -> Arc<Engine> {
-    let surroundings = Surroundings { store, clock, entropy: Arc::new(OsEntropy) };
+    let reference = Reference::Given(options.reference.clone().unwrap_or_else(|| clock.clone()));
+    let surroundings = Surroundings { store, clock, reference, entropy: Arc::new(OsEntropy) };
     let node_id = if options.node_id.is_empty() { "node".to_owned() } else { options.node_id.clone() };
     let options = Options {
         node_id,

@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use raven_core::{Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
-    Accepted, Answered, AuditRecord, Audits, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, InvitationRecord, KeyChange,
-    KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages, Migrations, NewConfig,
-    NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result, Rotation, Secrets,
-    Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants, Usage,
-    Usages,
+    Accepted, Answered, AuditRecord, Audits, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants, InvitationRecord,
+    KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages, Migrations,
+    NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result, Rotation,
+    Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants,
+    Usage, Usages, Violation, Wakes,
+    invariants::{Checked, Margins, Range, RecordKey},
     messages::{MessageClaim, MessagePage},
 };
 
@@ -33,6 +34,8 @@ pub enum Verb {
     FindKey,
     /// `find_tenant`
     FindTenant,
+    /// `announce`, which is only counted: it can't fail
+    Announce,
 }
 
 /// How it fails.
@@ -421,6 +424,33 @@ impl Queue for FaultyStore {
 }
 
 #[async_trait]
+impl Invariants for FaultyStore {
+    async fn check_jobs(&self, range: Range, rows: usize, margins: Margins, now: Timestamp) -> Result<Checked<Seq>> {
+        self.inner.check_jobs(range, rows, margins, now).await
+    }
+
+    async fn check_messages(&self, range: Range, rows: usize) -> Result<Checked<Seq>> {
+        self.inner.check_messages(range, rows).await
+    }
+
+    async fn check_records(&self, after: Option<RecordKey>, rows: usize) -> Result<Checked<RecordKey>> {
+        self.inner.check_records(after, rows).await
+    }
+
+    async fn check_counters(&self, day: Day, after: Option<TenantId>, tenants: usize, most: usize) -> Result<Checked<TenantId>> {
+        self.inner.check_counters(day, after, tenants, most).await
+    }
+
+    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>> {
+        self.inner.lost_leases(before).await
+    }
+
+    async fn mend(&self, violation: Violation, margins: Margins, now: Timestamp, give_up_at: Timestamp) -> Result<bool> {
+        self.inner.mend(violation, margins, now, give_up_at).await
+    }
+}
+
+#[async_trait]
 impl Nodes for FaultyStore {
     async fn register_node(&self, node_id: &str, now: Timestamp) -> Result<Registration> {
         self.inner.register_node(node_id, now).await
@@ -451,5 +481,21 @@ impl Secrets for FaultyStore {
 
     async fn put_secret_once(&self, name: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
         self.inner.put_secret_once(name, wrapped).await
+    }
+}
+
+#[async_trait]
+impl Wakes for FaultyStore {
+    fn listen(&self) {
+        self.inner.listen();
+    }
+
+    fn announce(&self) {
+        let _ = self.faults.next(Verb::Announce);
+        self.inner.announce();
+    }
+
+    async fn woken(&self) {
+        self.inner.woken().await;
     }
 }

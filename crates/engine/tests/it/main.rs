@@ -1,8 +1,11 @@
 //! The engine over both databases, with simulated providers, injected faults and crashes.
 
+mod clocks;
 mod email;
 mod faults;
+mod invariants;
 mod keys;
 mod oidc;
 mod outcomes;
 mod recovery;
+mod wakes;

@@ -1,4 +1,4 @@
-//! `raven doctor`: looks for what is wrong, and tells what to do. Changes nothing.
+//! `raven doctor`: looks for what is wrong, and tells what to do. Changes nothing, unless it is told to repair.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,12 +11,14 @@ use raven_store::{Store, nodes::DEAD_AFTER};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::Around,
+    cli::{Around, span},
     config::{self, Config, Flags},
     failure::Failure,
     files,
     output::Output,
 };
+
+mod invariants;
 
 /// Work that has been due for longer than this is late.
 const LATE: Duration = Duration::from_secs(60);
@@ -32,13 +34,22 @@ const PAGE: usize = 200;
 
 /// Look for what is wrong with this installation, and tell what to do.
 ///
-/// Prints a line for each finding. Exits with code 1 if one of them is a problem. Changes nothing, and works while a server
-/// runs.
+/// Prints a line for each finding. Exits with code 1 if one of them is a problem. Changes nothing (but for --repair), and works
+/// while a server runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Look through the data instead, for what contradicts itself or stands still. Needs RAVEN_MASTER_KEY
+    #[arg(long)]
+    invariants: bool,
+    /// With --invariants: mend what can be mended without sending anything twice
+    #[arg(long, requires = "invariants")]
+    repair: bool,
+    /// With --invariants: how far back to look at messages, as in 90s, 15m, 1h, 30d [default: 7d]
+    #[arg(long, value_name = "SPAN", value_parser = span::parse, requires = "invariants")]
+    since: Option<Duration>,
     #[command(flatten)]
     settings: Flags<false>,
 }
@@ -87,6 +98,11 @@ impl Findings {
 }
 
 pub(crate) async fn run(arguments: Arguments, around: Around) -> Result<(), Failure> {
+    if arguments.invariants {
+        let config = around.config(config::KEEPER, &arguments.settings)?;
+        let wish = invariants::Wish { repair: arguments.repair, json: arguments.json, since: arguments.since };
+        return invariants::run(&config, wish, around.output).await;
+    }
     let mut findings = Findings::default();
     match Config::load(config::OPERATOR, arguments.settings.given(), around.environment.clone()) {
         Ok(config) => {

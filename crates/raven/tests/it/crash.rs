@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -29,10 +30,14 @@ struct Server {
     provider_url: String,
 }
 
-/// What it takes to send.
-struct Sender {
-    address: String,
-    key: String,
+/// What it takes to send, to one server or to several in turn.
+pub(crate) struct Sender {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) key: String,
+    /// What it takes to act as the tenant's owner.
+    pub(crate) bearer: String,
+    pub(crate) slug: String,
+    turn: AtomicUsize,
 }
 
 impl Server {
@@ -61,31 +66,46 @@ impl Server {
         server
     }
 
+    /// Looks for damage, beside the server that runs.
+    fn expect_nothing_wrong(&self) {
+        let mut doctor = raven_with_secrets(self.folder.path(), &["doctor", "--invariants", "--json"]);
+        self.environment(&mut doctor);
+        let (code, report, stderr) = run(doctor);
+        assert_eq!(code, 0, "{report}{stderr}");
+    }
+
     /// A tenant with a provider, and its live key.
     fn tenant(&self) -> Sender {
-        let (code, token, stderr) = run(raven_with_secrets(self.folder.path(), &["token", "--email", "ada@example.com"]));
-        assert_eq!(code, 0, "{stderr}");
-        let bearer = format!("Bearer {}", token.trim());
-        let post = |path: &str, headers: &[(&str, &str)], body: Value| {
-            let headers = [&[("authorization", bearer.as_str()), ("content-type", "application/json")], headers].concat();
-            let (status, answer) = call(&self.address, "POST", path, &headers, &body.to_string());
-            assert_eq!(status, 201, "{answer}");
-            answer
-        };
-        let tenant = post("/v1/admin/tenants", &[], json!({ "name": "Acme" }));
-        let slug = [("x-tenant-slug", tenant["slug"].as_str().unwrap())];
-        let key = post("/v1/admin/api-keys", &slug, json!({ "name": "load" }));
-        let config = json!({ "provider": "africas_talking", "label": "SMS", "publicConfig": { "username": "acme" }, "secretConfig": { "api_key": "atsk" } });
-        post("/v1/admin/providers", &slug, config);
-        Sender { address: self.address.clone(), key: key["plaintext"].as_str().unwrap().to_owned() }
+        Sender::create(self.folder.path(), &self.address)
     }
 }
 
 impl Sender {
+    /// A tenant with a provider, and its live key, by a server in this folder.
+    pub(crate) fn create(folder: &Path, address: &str) -> Self {
+        let (code, token, stderr) = run(raven_with_secrets(folder, &["token", "--email", "ada@example.com"]));
+        assert_eq!(code, 0, "{stderr}");
+        let bearer = format!("Bearer {}", token.trim());
+        let post = |path: &str, headers: &[(&str, &str)], body: Value| {
+            let headers = [&[("authorization", bearer.as_str()), ("content-type", "application/json")], headers].concat();
+            let (status, answer) = call(address, "POST", path, &headers, &body.to_string());
+            assert_eq!(status, 201, "{answer}");
+            answer
+        };
+        let tenant = post("/v1/admin/tenants", &[], json!({ "name": "Acme" }));
+        let slug = tenant["slug"].as_str().unwrap().to_owned();
+        let in_tenant = [("x-tenant-slug", slug.as_str())];
+        let key = post("/v1/admin/api-keys", &in_tenant, json!({ "name": "load" }));
+        let config = json!({ "provider": "africas_talking", "label": "SMS", "publicConfig": { "username": "acme" }, "secretConfig": { "api_key": "atsk" } });
+        post("/v1/admin/providers", &in_tenant, config);
+        let key = key["plaintext"].as_str().unwrap().to_owned();
+        Self { addresses: vec![address.to_owned()], key, bearer, slug, turn: AtomicUsize::new(0) }
+    }
+
     /// Posts message number `n`; `None` when there was no answer at all.
-    fn post(&self, n: usize) -> Option<(u16, Value)> {
+    pub(crate) fn post(&self, n: usize) -> Option<(u16, Value)> {
         let body = json!({ "channel": "sms", "to": recipient(n), "body": "Hi", "idempotencyKey": format!("order-{n}") }).to_string();
-        let mut stream = TcpStream::connect(&self.address).ok()?;
+        let mut stream = TcpStream::connect(&self.addresses[self.turn.fetch_add(1, Ordering::SeqCst) % self.addresses.len()]).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
         let head = format!(
             "POST /v1/messages HTTP/1.1\r\nhost: raven\r\nconnection: close\r\nx-raven-key: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -100,10 +120,12 @@ impl Sender {
         Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
     }
 
-    fn message(&self, id: &str) -> Value {
+    /// Reads a message from the last of the servers: the one that survives.
+    pub(crate) fn message(&self, id: &str) -> Value {
+        let address = self.addresses.last().unwrap();
         // For a moment after the database is back, connections to it are still being made.
         for _ in 0..2_000 {
-            let (status, message) = call(&self.address, "GET", &format!("/v1/messages/{id}"), &[("x-raven-key", &self.key)], "");
+            let (status, message) = call(address, "GET", &format!("/v1/messages/{id}"), &[("x-raven-key", &self.key)], "");
             if status != 503 {
                 assert_eq!(status, 200, "a message that was answered 202 is there: {message}");
                 return message;
@@ -114,12 +136,12 @@ impl Sender {
     }
 }
 
-fn recipient(n: usize) -> String {
+pub(crate) fn recipient(n: usize) -> String {
     format!("+2547{n:08}")
 }
 
 /// Posts messages from four threads until it is stopped, each again and again until it is accepted.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<HashMap<usize, String>>>,
     refused: Arc<AtomicUsize>,
@@ -127,7 +149,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(sender: &Arc<Sender>) -> Self {
+    pub(crate) fn start(sender: &Arc<Sender>) -> Self {
         let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (accepted, refused) = (Arc::<Mutex<HashMap<usize, String>>>::default(), Arc::new(AtomicUsize::new(0)));
         let threads = (0..4).map(|_| {
@@ -156,17 +178,17 @@ impl Load {
         Self { threads: threads.collect(), stop, accepted, refused }
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.accepted.lock().unwrap().len()
     }
 
     /// Waits until so many more were accepted.
-    fn grow(&self, by: usize) {
+    pub(crate) fn grow(&self, by: usize) {
         let target = self.count() + by;
         patiently("messages are accepted", || self.count() >= target);
     }
 
-    fn finish(self) -> HashMap<usize, String> {
+    pub(crate) fn finish(self) -> HashMap<usize, String> {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().unwrap();
@@ -176,7 +198,7 @@ impl Load {
 }
 
 /// Waits for something that must come.
-fn patiently(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn patiently(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..12_000 {
         if done() {
             return;
@@ -187,7 +209,8 @@ fn patiently(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Every accepted message is sent (and reached the provider once) or honestly unknown (and reached it once at most).
-fn expect_each_once(sender: &Sender, accepted: &HashMap<usize, String>, sim: &AfricasTalking) {
+/// Returns how many are unknown.
+pub(crate) fn expect_each_once(sender: &Sender, accepted: &HashMap<usize, String>, sim: &AfricasTalking) -> usize {
     let mut arrivals: HashMap<String, usize> = HashMap::new();
     patiently("all messages come to rest", || accepted.values().all(|id| is_at_rest(&sender.message(id))));
     for received in sim.received() {
@@ -206,6 +229,7 @@ fn expect_each_once(sender: &Sender, accepted: &HashMap<usize, String>, sim: &Af
     }
     assert!(unknown < accepted.len() / 2, "{unknown} of {} are unknown", accepted.len());
     assert!(arrivals.values().all(|n| *n == 1), "an SMS went out twice");
+    unknown
 }
 
 fn is_at_rest(message: &Value) -> bool {
@@ -214,7 +238,7 @@ fn is_at_rest(message: &Value) -> bool {
 }
 
 /// Runs a simulator on threads of its own.
-fn simulator() -> (tokio::runtime::Runtime, AfricasTalking) {
+pub(crate) fn simulator() -> (tokio::runtime::Runtime, AfricasTalking) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let sim = runtime.block_on(AfricasTalking::start());
     sim.script_always(Behaviour::After(Duration::from_millis(20)));
@@ -232,11 +256,13 @@ fn killed_again_and_again(database_url: Option<String>) {
         running.signal("KILL");
         running.end();
         running = server.start();
+        server.expect_nothing_wrong();
     }
     load.grow(50);
     let accepted = load.finish();
     assert!(accepted.len() >= 550);
     expect_each_once(&sender, &accepted, &sim);
+    server.expect_nothing_wrong();
     running.signal("TERM");
     assert_eq!(running.end(), 0, "{}", running.seen);
     drop(sim);
@@ -324,6 +350,7 @@ fn a_database_that_goes_away_is_503_and_everything_goes_on_when_it_is_back() {
     load.grow(50);
     let accepted = load.finish();
     expect_each_once(&sender, &accepted, &sim);
+    server.expect_nothing_wrong();
     running.signal("TERM");
     assert_eq!(running.end(), 0, "{}", running.seen);
     let _inside = runtime.enter();
@@ -356,6 +383,7 @@ fn a_full_disk_is_503_and_everything_goes_on_when_there_is_room() {
     load.grow(100);
     let accepted = load.finish();
     expect_each_once(&sender, &accepted, &sim);
+    server.expect_nothing_wrong();
     running.signal("TERM");
     assert_eq!(running.end(), 0, "{}", running.seen);
     drop(sim);

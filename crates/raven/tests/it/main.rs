@@ -4,7 +4,9 @@
 
 mod crash;
 mod documents;
+mod invariants;
 mod layers;
+mod nodes;
 mod oidc;
 mod operators;
 mod quickstart;

@@ -12,7 +12,9 @@ use uuid::Uuid;
 use crate::{
     Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lease, NewConfig, NewInvitation,
     NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start, StateChange, Store, TakeTokens,
-    TenantRecord, UserProfile, messages::MessageClaim,
+    TenantRecord, UserProfile, Violation,
+    invariants::{Margins, Range},
+    messages::MessageClaim,
 };
 
 /// What the suite calls the beginning: 2026-09-21.
@@ -375,4 +377,43 @@ pub async fn status(store: &Arc<dyn Store>, tenant: TenantId, seq: Seq) -> Resul
 /// The kinds of a timeline with their attempts, in order.
 pub async fn kinds(store: &Arc<dyn Store>, tenant: TenantId, seq: Seq) -> Result<Vec<(EventKind, i16)>> {
     Ok(store.list_events(tenant, seq).await?.into_iter().map(|e| (e.kind, e.attempt)).collect())
+}
+
+/// All that is wrong, read in stretches of three, with the counters of the first day.
+pub async fn violations(store: &Arc<dyn Store>, now: Timestamp) -> Result<Vec<Violation>> {
+    const ROWS: usize = 3;
+    let mut all = Vec::new();
+    let mut range = Range::ALL;
+    loop {
+        let checked = store.check_jobs(range, ROWS, Margins::default(), now).await?;
+        all.extend(checked.violations);
+        let Some(after) = checked.next else { break };
+        range.after = after;
+    }
+    range = Range::ALL;
+    loop {
+        let checked = store.check_messages(range, ROWS).await?;
+        all.extend(checked.violations);
+        let Some(after) = checked.next else { break };
+        range.after = after;
+    }
+    let mut after = None;
+    loop {
+        let checked = store.check_records(after, ROWS).await?;
+        all.extend(checked.violations);
+        after = checked.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut after = None;
+    loop {
+        let checked = store.check_counters(at(0).day(), after, ROWS, 1000).await?;
+        all.extend(checked.violations);
+        after = checked.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    Ok(all)
 }

@@ -12,6 +12,7 @@ pub mod configs;
 pub mod fixture;
 pub mod health;
 pub mod housekeeping;
+pub mod invariants;
 pub mod invitations;
 pub mod keys;
 pub mod limits;
@@ -35,6 +36,7 @@ pub fn behaviours() -> Vec<String> {
         ("configs", include_str!("configs.rs")),
         ("health", include_str!("health.rs")),
         ("housekeeping", include_str!("housekeeping.rs")),
+        ("invariants", include_str!("invariants.rs")),
         ("invitations", include_str!("invitations.rs")),
         ("keys", include_str!("keys.rs")),
         ("limits", include_str!("limits.rs")),
@@ -75,6 +77,12 @@ macro_rules! conformance_tests {
             health: a_fresh_store_is_current, migrating_again_changes_nothing, secrets_are_stored_once, a_closed_store_is_unavailable;
             housekeeping: expired_idempotency_records_are_forgotten, orphaned_content_is_swept, quotas_of_past_days_are_forgotten,
                 buckets_that_are_full_again_are_forgotten;
+            invariants: a_database_in_the_midst_of_work_violates_nothing, a_message_without_a_job_is_found_and_gets_one,
+                a_sandbox_message_that_stands_still_plays_on, a_job_of_a_final_message_is_found_and_deleted,
+                a_job_of_an_epoch_that_there_is_not_is_found_and_freed, a_job_of_a_dead_node_is_found_and_taken_over,
+                what_waits_or_runs_for_too_long_is_found, a_timeline_that_contradicts_itself_is_found,
+                a_quota_that_was_not_debited_is_found, what_is_right_is_not_mended, stretches_go_on_where_the_last_one_ended,
+                too_much_to_count_is_not_counted;
             invitations: an_invitation_is_found_by_its_tenant_and_its_address, invitations_are_listed_newest_first,
                 an_address_has_one_open_invitation, a_replayed_invitation_answers_its_first_body, who_accepts_becomes_a_member,
                 who_declines_does_not, an_invitation_is_answered_once_by_whom_it_was_sent_to, of_many_answers_at_the_same_time_one_counts,

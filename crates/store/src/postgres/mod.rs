@@ -1,7 +1,7 @@
 //! PostgreSQL: statements by hand over a few connections, batches as arrays, one round trip for what is hot.
 //!
 //! What lives here: the store and its connections; one file per noun with its statements beside the verbs that run them.
-//! What must not: session state (everything works through a transaction pooler), `now()`, triggers.
+//! What must not: session state (everything but the line of [`listen`] works through a transaction pooler), `now()`, triggers.
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -15,9 +15,11 @@ mod audit;
 mod claim;
 mod connection;
 mod idempotency;
+mod invariants;
 mod invitations;
 mod keys;
 mod limits;
+mod listen;
 mod members;
 mod messages;
 mod migrate;
@@ -50,6 +52,8 @@ pub struct PostgresStore {
     writers: Vec<Connections>,
     markers: Connections,
     direct: (Config, tls::Tls),
+    /// Where nodes wake each other.
+    line: listen::Line,
     /// The lane after which the next claim starts looking.
     last_lane: Mutex<Option<Lane>>,
     /// The block of the idempotency table where the next purge starts looking.
@@ -58,7 +62,8 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Opens a store and reaches its database once. With a `direct_url`, `url` may lead through a transaction pooler
-    /// (PgBouncer 1.21 or later with `max_prepared_statements`, pgcat, Supavisor); migrations take the direct way.
+    /// (PgBouncer 1.21 or later with `max_prepared_statements`, pgcat, Supavisor); migrations and wake-ups take the direct
+    /// way.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::Error::Unavailable) when it cannot be reached, [`Error::Internal`](crate::Error::Internal)
@@ -72,6 +77,7 @@ impl PostgresStore {
             general: pool(GENERAL)?,
             writers: (0..WRITERS).map(|_| pool(1)).collect::<Result<_>>()?,
             markers: Connections::new(&connection::joining_by_hash(&config), &tls, MARKERS)?,
+            line: listen::Line::new(&direct.0, &direct.1),
             direct,
             last_lane: Mutex::new(None),
             purge_from: Mutex::new(0),
@@ -138,6 +144,7 @@ impl Health for PostgresStore {
     }
 
     async fn close(&self) {
+        self.line.close().await;
         self.general.close();
         self.markers.close();
         for writer in &self.writers {
@@ -161,6 +168,7 @@ pub fn statements() -> Vec<&'static str> {
         audit::STATEMENTS,
         claim::STATEMENTS,
         idempotency::STATEMENTS,
+        invariants::STATEMENTS,
         invitations::STATEMENTS,
         keys::STATEMENTS,
         limits::STATEMENTS,

@@ -18,6 +18,7 @@ mod audit;
 mod claim;
 mod connection;
 mod idempotency;
+mod invariants;
 mod invitations;
 mod keys;
 mod limits;
@@ -37,6 +38,7 @@ mod tenants;
 mod tests;
 mod timeline;
 mod usage;
+mod wakes;
 mod writer;
 
 use readers::Readers;
@@ -143,6 +145,7 @@ pub fn statements() -> Vec<&'static str> {
         audit::STATEMENTS,
         claim::STATEMENTS,
         idempotency::STATEMENTS,
+        invariants::STATEMENTS,
         invitations::STATEMENTS,
         keys::STATEMENTS,
         limits::STATEMENTS,

@@ -120,7 +120,7 @@ fn settle(c: &Connection, lease: Lease, s: &Settlement, outcomes: &mut Outcomes)
 }
 
 /// Takes one job away from an epoch that is over.
-fn reap(c: &Connection, lease: Lease, seq: i64, now: Timestamp, give_up_at: Timestamp, reaped: &mut Reaped) -> Result<()> {
+pub(super) fn reap(c: &Connection, lease: Lease, seq: i64, now: Timestamp, give_up_at: Timestamp, reaped: &mut Reaped) -> Result<()> {
     let held = c
         .prepare_cached(HELD_JOB)?
         .query_row([lease.0, seq], |r| Ok((TenantId(id(r, 0)?), r.get::<_, i16>(1)?, time_or_null(r, 2)?)))

@@ -1,7 +1,9 @@
 //! The store's integration tests: both engines against one suite, against each other, and against their schemas.
 
 mod differential;
+mod invariants;
 mod parity;
 mod postgres;
 mod rls;
 mod sqlite;
+mod wakes;
