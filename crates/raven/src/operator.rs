@@ -136,7 +136,7 @@ pub(crate) struct KeyWish {
 pub(crate) async fn create_key(store: &dyn Store, keyring: &Keyring, wish: KeyWish) -> anyhow::Result<(KeyRecord, SecretString)> {
     let now = SystemClock.now();
     for _ in 0..TRIES {
-        let fresh = keyring.compose(wish.environment).await?;
+        let fresh = keyring.compose(&keyring.turn().await, wish.environment).await?;
         let record = KeyRecord {
             id: KeyId(files::random_uuid(&OsEntropy)?),
             tenant: wish.tenant,

@@ -82,6 +82,10 @@ pub trait Keys: Send + Sync {
     /// [`Conflict("prefix")`](crate::Error::Conflict) when the prefix is taken: make another one.
     async fn create_key(&self, new: NewKey) -> Result<Outcome>;
 
+    /// What a claim of a tenant's was answered before, if it was: for whoever would rather know before making a key, which
+    /// takes long. The creation itself asks again.
+    async fn find_creation(&self, tenant: TenantId, claim: &Claim) -> Result<Option<Outcome>>;
+
     /// The key with this prefix, revoked ones too, with its tenant's record.
     async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, crate::TenantRecord)>>;
 

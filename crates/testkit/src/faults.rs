@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use raven_core::{Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
-    Accepted, Answered, AuditRecord, Audits, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants, InvitationRecord,
+    Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants, InvitationRecord,
     KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages, Migrations,
     NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result, Rotation,
     Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants,
@@ -287,6 +287,10 @@ impl raven_store::Limits for FaultyStore {
 impl Keys for FaultyStore {
     async fn create_key(&self, new: NewKey) -> Result<Outcome> {
         self.inner.create_key(new).await
+    }
+
+    async fn find_creation(&self, tenant: TenantId, claim: &Claim) -> Result<Option<Outcome>> {
+        self.inner.find_creation(tenant, claim).await
     }
 
     async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, raven_store::TenantRecord)>> {

@@ -8,7 +8,7 @@ use raven_core::{
     Environment, KeyId, Priority, Timestamp,
     permission::{Role, Scope, Scopes},
 };
-use raven_store::{Error, KeyChange, KeyRecord, NewKey, Operation, Rotation};
+use raven_store::{Claim, Error, KeyChange, KeyRecord, NewKey, Operation, Rotation};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
@@ -267,9 +267,18 @@ async fn fresh_key(
         None => (Operation::CreateKey, "api_key.create"),
         Some(_) => (Operation::RotateKey, "api_key.rotate"),
     };
+    let scope = raven_store::Scope::Tenant(session.tenant_id(), wanted.environment);
+    let claim = claim(app, key, scope, operation, fingerprint, now, "");
+    let turn = app.engine.keyring.turn().await;
+    // A crowd of equal requests makes one key, and not one each that is then thrown away.
+    if let Some(claim) = &claim
+        && let Some(outcome) = app.engine.store.find_creation(session.tenant_id(), claim).await?
+    {
+        return answer(outcome, String::new());
+    }
     // A prefix of 32 random bits meets one that is taken now and then; another one is made then.
     for _ in 0..5 {
-        let fresh = app.engine.keyring.compose(wanted.environment).await?;
+        let fresh = app.engine.keyring.compose(&turn, wanted.environment).await?;
         let record = KeyRecord {
             id: KeyId(fresh_id(app)?),
             tenant: session.tenant_id(),
@@ -294,8 +303,7 @@ async fn fresh_key(
         let mut view = NewKeyView { key: shown, plaintext: None, warning: WARNING };
         let stored = text(&view)?;
         view.plaintext = Some(fresh.plaintext.expose_secret().to_owned());
-        let scope = raven_store::Scope::Tenant(session.tenant_id(), wanted.environment);
-        let claim = claim(app, key.clone(), scope, operation, fingerprint, now, &stored);
+        let claim = claim.clone().map(|claim| Claim { response: stored, ..claim });
         let new = NewKey { record, claim, audit: session.record(app, &entry) };
         let stored = match old {
             None => app.engine.store.create_key(new).await.map(Some),
@@ -401,7 +409,11 @@ pub async fn rotate(
     }
     let fingerprint = fields.fingerprint();
     fields.finish()?;
-    let old = one(&app, &session, &id).await?;
+    let old = match one(&app, &session, &id).await {
+        Ok(old) => old,
+        // It may have been revoked since it was rotated: the replay still answers.
+        Err(problem) => return rotated_before(&app, &session, &id, key, fingerprint).await?.ok_or(problem),
+    };
     require_owner_for(&session, old.scopes)?;
     let wanted = Wanted {
         name: old.name.clone(),
@@ -416,6 +428,28 @@ pub async fn rotate(
     let rotated = fresh_key(&app, &session, &wanted, Some(replaced), key, bound_to(fingerprint, old.id.0)).await;
     app.engine.keyring.forget(&old.prefix).await;
     rotated
+}
+
+/// The answer to a rotation that was made before, of a key that is gone.
+async fn rotated_before(
+    app: &App,
+    session: &Session<AsAdmin>,
+    id: &str,
+    key: Option<String>,
+    fingerprint: [u8; 16],
+) -> Result<Option<Response>> {
+    let Some(id) = KeyId::parse(id) else { return Ok(None) };
+    let tenant = session.tenant_id();
+    for environment in Environment::ALL.iter().filter(|e| session.confined_to().is_none_or(|own| own == **e)) {
+        let scope = raven_store::Scope::Tenant(tenant, *environment);
+        let claim = claim(app, key.clone(), scope, Operation::RotateKey, bound_to(fingerprint, id.0), app.engine.clock.now(), "");
+        if let Some(claim) = claim
+            && let Some(outcome @ raven_store::Outcome::Replayed(_)) = app.engine.store.find_creation(tenant, &claim).await?
+        {
+            return answer(outcome, String::new()).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 async fn one(app: &App, session: &Session<AsAdmin>, id: &str) -> Result<KeyRecord> {

@@ -13,8 +13,6 @@ use crate::walk::{Caller, Operation, fields, operations, resolved};
 
 /// Requests at once.
 const CROWD: usize = 1000;
-/// Requests at once where each costs an Argon2id hash before the store is asked: 1,000 would take some twenty seconds.
-const SMALL_CROWD: usize = 64;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -28,13 +26,11 @@ struct Creation {
     optional: Option<&'static str>,
     /// The code of a second one like it.
     taken: Option<&'static str>,
-    /// How many requests at once are not too slow.
-    crowd: usize,
 }
 
 /// The `n`th creation by an operation.
 fn creation(o: &Operation, n: usize) -> Creation {
-    let plain = |body: Value, list, optional| Creation { body, list, optional, taken: None, crowd: CROWD };
+    let plain = |body: Value, list, optional| Creation { body, list, optional, taken: None };
     match o.template.as_str() {
         "/v1/messages" => {
             let to = json!({ "endpoint": "https://push.example/x", "keys": { "p256dh": "BNcR", "auth": "tBHI" } });
@@ -65,11 +61,9 @@ fn creation(o: &Operation, n: usize) -> Creation {
         }
         "/v1/admin/api-keys" => {
             let body = json!({ "name": format!("Key {n}"), "rateLimitRpm": 600, "environment": "test", "scopes": ["messages:read"] });
-            Creation { crowd: SMALL_CROWD, ..plain(body, "/v1/admin/api-keys", Some("rateLimitRpm")) }
+            plain(body, "/v1/admin/api-keys", Some("rateLimitRpm"))
         }
-        "/v1/admin/api-keys/{id}/rotate" => {
-            Creation { crowd: SMALL_CROWD, ..plain(json!({ "overlapSeconds": 3600 + n }), "/v1/admin/api-keys", Some("overlapSeconds")) }
-        }
+        "/v1/admin/api-keys/{id}/rotate" => plain(json!({ "overlapSeconds": 3600 + n }), "/v1/admin/api-keys", Some("overlapSeconds")),
         other => panic!("nothing is known of how {other} creates: add an entry here"),
     }
 }
@@ -190,7 +184,7 @@ async fn a_crowd_of_equal_requests_with_one_key_creates_one() {
         let app = Arc::new(app);
         let t = app.tenant("Acme").await;
         for o in creations(&app, &t).await {
-            let Creation { body, list, crowd: requests, .. } = creation(&o, 0);
+            let (Creation { body, list, .. }, requests) = (creation(&o, 0), CROWD);
             let caller = Caller::of(&o, &t);
             let before = (count(&app, &caller, list).await, lines(&app, &t.owner, &t.slug).await);
             let answers = crowd(&app, &caller, &o, &with(&body, "idempotencyKey", "crowd"), requests).await;
@@ -226,12 +220,12 @@ async fn a_crowd_without_a_key_makes_one_of_what_there_can_be_one_of() {
         let t = app.tenant("Acme").await;
         let mut unique = 0;
         for o in creations(&app, &t).await {
-            let Creation { body, list, taken: Some(code), crowd: requests, .. } = creation(&o, 0) else { continue };
+            let Creation { body, list, taken: Some(code), .. } = creation(&o, 0) else { continue };
             unique += 1;
             let caller = Caller::of(&o, &t);
             let before = (count(&app, &caller, list).await, lines(&app, &t.owner, &t.slug).await);
             let mut first = Vec::new();
-            for answer in crowd(&app, &caller, &o, &body, requests).await {
+            for answer in crowd(&app, &caller, &o, &body, CROWD).await {
                 if answer.status == 201 {
                     first.push(fresh(&o, "the first of a crowd", answer));
                 } else {

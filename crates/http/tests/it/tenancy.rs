@@ -129,7 +129,12 @@ async fn a_rotated_key_leaves_the_old_one_valid_for_the_overlap() {
         assert_eq!((get(&fresh).await, get(&t.test).await), (200, 401));
         // An expired key is not brought back to life; the replay of its rotation still answers.
         owner(&app, &t, Method::POST, &path, json!({})).await.expect_error(409, "invalid_state");
+        assert_eq!(owner(&app, &t, Method::POST, &path, body.clone()).await.expect(201)["id"], made["id"]);
+        // So it does when the old key is revoked.
+        let old = path.trim_end_matches("/rotate");
+        app.as_human(&t.owner, &t.slug, Method::DELETE, old, None).await.expect(204);
         assert_eq!(owner(&app, &t, Method::POST, &path, body).await.expect(201)["id"], made["id"]);
+        owner(&app, &t, Method::POST, &path, json!({ "idempotencyKey": "another" })).await.expect_error(404, "not_found");
         app.engine.keyring.write_last_used().await.expect("the store works");
         let shown =
             app.as_human(&t.owner, &t.slug, Method::GET, &format!("/v1/admin/api-keys/{}", made["id"].as_str().expect("id")), None).await;

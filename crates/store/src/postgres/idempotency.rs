@@ -2,6 +2,7 @@
 //! for this transaction and then replays it.
 
 use raven_core::TenantId;
+use tokio_postgres::Row;
 
 use super::{
     audit,
@@ -80,6 +81,22 @@ pub(super) async fn create_if(
     }
 }
 
+/// What a claim of a tenant's was answered before, if it was.
+pub(super) async fn find(mut connection: Connection, tenant: TenantId, claim: &Claim) -> Result<Option<Outcome>> {
+    let (owner, environment) = claim.scope.parts();
+    let row = connection.query_opt_within(tenant, FIND, &[&owner, &environment, &claim.operation.code(), &claim.key]).await?;
+    row.map(|row| outcome(&row, claim)).transpose()
+}
+
+/// What the record says to a claim on its key.
+fn outcome(row: &Row, claim: &Claim) -> Result<Outcome> {
+    if get::<&[u8]>(row, "fingerprint")? != claim.fingerprint.as_slice() {
+        return Ok(Outcome::KeyReused);
+    }
+    let response: Option<String> = get(row, "response")?;
+    response.map(Outcome::Replayed).ok_or_else(|| Error::internal("a record without a response"))
+}
+
 /// Takes the key, or tells what it was used for.
 async fn earlier(connection: &mut Connection, claim: &Claim) -> Result<Option<Outcome>> {
     let (owner, environment) = claim.scope.parts();
@@ -93,11 +110,7 @@ async fn earlier(connection: &mut Connection, claim: &Claim) -> Result<Option<Ou
             return Ok(None);
         }
         if let Some(row) = connection.query_opt(FIND, &[&owner, &environment, &operation, &claim.key]).await? {
-            if get::<&[u8]>(&row, "fingerprint")? != fingerprint {
-                return Ok(Some(Outcome::KeyReused));
-            }
-            let response: Option<String> = get(&row, "response")?;
-            return response.map(|body| Some(Outcome::Replayed(body))).ok_or_else(|| Error::internal("a record without a response"));
+            return outcome(&row, claim).map(Some);
         }
     }
     Err(Error::Unavailable("an idempotency record came and went".into()))

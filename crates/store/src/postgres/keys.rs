@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::{
     PostgresStore,
     connection::{Connection, Failure, Param},
-    idempotency::{Creation, create, create_if},
+    idempotency::{self, Creation, create, create_if},
     rows::{self, below, limit as limit_of, tenant_columns},
 };
-use crate::{AuditRecord, KeyChange, KeyRecord, Keys, NewKey, Outcome, Result, Rotation, TenantRecord};
+use crate::{AuditRecord, Claim, KeyChange, KeyRecord, Keys, NewKey, Outcome, Result, Rotation, TenantRecord};
 
 macro_rules! key_columns {
     () => {
@@ -98,6 +98,10 @@ impl Keys for PostgresStore {
         let NewKey { record, claim, audit } = &new;
         let creation = Creation { within: Some(record.tenant), claim: claim.as_ref(), conflict: TAKEN, audit };
         create(self.connection().await?, creation, async |connection| insert(connection, record).await).await
+    }
+
+    async fn find_creation(&self, tenant: TenantId, claim: &Claim) -> Result<Option<Outcome>> {
+        idempotency::find(self.connection().await?, tenant, claim).await
     }
 
     async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, TenantRecord)>> {

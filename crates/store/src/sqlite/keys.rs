@@ -9,7 +9,7 @@ use super::{
     rows::{Id, code, id, limit, position, time, time_or_null},
     tenants,
 };
-use crate::{AuditRecord, Error, KeyChange, KeyRecord, Keys, NewKey, Outcome, Result, Rotation, TenantRecord};
+use crate::{AuditRecord, Claim, Error, KeyChange, KeyRecord, Keys, NewKey, Outcome, Result, Rotation, TenantRecord};
 
 pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND_BY_PREFIX, FIND, LIST, REVOKE, UPDATE, EXPIRE, TOUCH];
 
@@ -110,6 +110,14 @@ fn rotate(c: &Connection, rotation: &Rotation) -> Result<Option<Outcome>> {
 impl Keys for SqliteStore {
     async fn create_key(&self, new: NewKey) -> Result<Outcome> {
         self.write(move |c| idempotency::once(c, new.claim.as_ref(), || insert(c, &new))).await
+    }
+
+    async fn find_creation(&self, tenant: TenantId, claim: &Claim) -> Result<Option<Outcome>> {
+        if claim.scope.parts().0 != tenant.0 {
+            return Ok(None);
+        }
+        let claim = claim.clone();
+        self.read(move |c| idempotency::earlier(c, Some(&claim))).await
     }
 
     async fn find_key_by_prefix(&self, prefix: &str) -> Result<Option<(KeyRecord, TenantRecord)>> {
