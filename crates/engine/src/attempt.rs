@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, problem::chain, retry::RetryPolicy};
 use raven_providers::{Bound, Class, Cx, Outbound, SendError, Sent};
 use raven_store::{Action, Job, Lease, Next, Settlement, Store};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     directory::{Connection, Directory, Route},
     dispatch::Permit,
     mailer::Mailer,
-    metrics::{AttemptLabels, Metrics},
+    metrics::{AttemptLabels, Metrics, ProviderLabels},
     settle::{Outcomes, Unsettled},
     transport::{CallError, Transport},
 };
@@ -51,12 +52,44 @@ impl Attempts {
         let this = self.clone();
         self.tasks.spawn(async move {
             // A panic in an adapter is its message's misfortune only; whether the request went out can't be told.
+            let began = Instant::now();
             let ended = AssertUnwindSafe(this.call(&job, &route)).catch_unwind().await;
+            let took = began.elapsed();
+            this.metrics.calls.get_or_create(&ProviderLabels { provider: route.provider() }).observe(took.as_secs_f64());
             let ended = ended
                 .unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
             let settlement = this.conclude(&job, &route, started_at, ended).await;
+            this.tell(&job, &settlement, took);
             this.settle(lease, settlement, Some(permit));
         });
+    }
+
+    /// One event with all that is known of an attempt, for whoever asked for it. No recipient, and nothing that was said.
+    fn tell(&self, job: &Job, settlement: &Settlement, took: Duration) {
+        if !tracing::enabled!(target: "raven::attempt", tracing::Level::DEBUG) {
+            return;
+        }
+        tracing::debug!(
+            target: "raven::attempt",
+            message = %self.ids.seal(job.seq),
+            tenant = %job.lane.tenant,
+            environment = job.lane.environment.name(),
+            channel = job.lane.channel.name(),
+            attempt = job.attempt,
+            provider = settlement.provider,
+            config = settlement.config.map(|config| config.to_string()),
+            outcome = settlement.kind.name(),
+            status = settlement.status.name(),
+            reason = settlement.detail.as_deref().and_then(|detail| detail.split(':').next()),
+            provider_message_id = settlement.provider_message_id,
+            next_at = match settlement.next {
+                Next::Done => None,
+                Next::At(_, at) => Some(at.to_string()),
+            },
+            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            waited_ms = u64::try_from(settlement.at.since(job.seq.at()).as_millis()).unwrap_or(u64::MAX),
+            "attempted"
+        );
     }
 
     /// Sends an outcome to the settler.

@@ -97,7 +97,7 @@ pub enum KeyError {
 
 struct Known {
     record: KeyRecord,
-    verified: VerifiedKey,
+    verified: Arc<VerifiedKey>,
     read_at: Timestamp,
     /// Keyed hash of the secret that passed Argon2id, and when it did.
     passed: Mutex<Option<([u8; 32], Timestamp)>>,
@@ -168,7 +168,7 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyError::Invalid`] for any key that opens nothing; [`KeyError::Store`] when that could not be found out.
-    pub async fn check(&self, text: &str) -> Result<VerifiedKey, KeyError> {
+    pub async fn check(&self, text: &str) -> Result<Arc<VerifiedKey>, KeyError> {
         let key = PresentedKey::parse(text).ok_or(KeyError::Invalid)?;
         let mut prefix = [0; 16];
         prefix.copy_from_slice(key.prefix.as_bytes());
@@ -283,7 +283,7 @@ impl Keyring {
         let read = async {
             let (record, tenant) =
                 self.store.find_key_by_prefix(text).await.map_err(|e| KeyError::Store(Arc::new(e)))?.ok_or(KeyError::Invalid)?;
-            let verified = VerifiedKey {
+            let verified = Arc::new(VerifiedKey {
                 id: record.id,
                 prefix: record.prefix.as_str().into(),
                 tenant: record.tenant,
@@ -294,7 +294,7 @@ impl Keyring {
                 plan: self.plans.of(&tenant.plan).clone(),
                 tenant_record: Arc::new(tenant),
                 state: self.states.get_with(record.id, async { Arc::new(KeyState::of(record.id)) }).await,
-            };
+            });
             // A secret that passed stays known as long as the hash that it passed is the same.
             let passed = stale.filter(|s| s.record.secret_hash == record.secret_hash).and_then(|s| *s.passed.lock());
             Ok::<_, KeyError>(Arc::new(Known { record, verified, read_at: now, passed: Mutex::new(passed), hashing: Semaphore::new(1) }))

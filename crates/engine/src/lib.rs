@@ -10,6 +10,7 @@
 pub mod attempt;
 pub mod audit;
 pub mod clock;
+mod coalescer;
 pub mod directory;
 pub mod dispatch;
 pub mod engine;

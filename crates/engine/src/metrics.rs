@@ -2,7 +2,12 @@
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
@@ -20,8 +25,8 @@ pub struct AttemptLabels {
 pub struct RequestLabels {
     /// The route's pattern, not the path.
     pub route: String,
-    /// The method.
-    pub method: String,
+    /// The method; `other` for one that no route has.
+    pub method: &'static str,
     /// The status code.
     pub status: u16,
 }
@@ -40,6 +45,13 @@ pub struct ViolationLabels {
     pub kind: &'static str,
 }
 
+/// Labels of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProviderLabels {
+    /// The provider's id.
+    pub provider: &'static str,
+}
+
 /// All counters; the registry that renders them is [`Metrics::render`]ed.
 pub struct Metrics {
     registry: Registry,
@@ -51,6 +63,15 @@ pub struct Metrics {
     pub refused: Counter,
     /// Messages in one acceptance transaction.
     pub batch: Histogram,
+    /// From a message's arrival in the queue of acceptance until it is durable, in seconds.
+    pub accept: Histogram,
+    /// A transaction of acceptance, in seconds: from asking for the messages until they are durable. Its sum, against the time
+    /// that passed, tells how busy the writers are.
+    pub commit: Histogram,
+    /// Messages that waited when a writer last asked for them.
+    pub waiting: Gauge,
+    /// Calls by provider, in seconds.
+    pub calls: Family<ProviderLabels, Histogram>,
     /// Attempts by provider and outcome.
     pub attempts: Family<AttemptLabels, Counter>,
     /// Calls under way.
@@ -77,6 +98,10 @@ impl Default for Metrics {
             accepted: Counter::default(),
             refused: Counter::default(),
             batch: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+            accept: Histogram::new(latencies()),
+            commit: Histogram::new(latencies()),
+            waiting: Gauge::default(),
+            calls: Family::new_with_constructor(|| Histogram::new(latencies())),
             attempts: Family::default(),
             in_flight: Gauge::default(),
             held: Gauge::default(),
@@ -91,6 +116,10 @@ impl Default for Metrics {
         registry.register("messages_accepted", "Messages accepted", metrics.accepted.clone());
         registry.register("messages_refused", "Messages turned away by overload or an unavailable database", metrics.refused.clone());
         registry.register("accept_batch_size", "Messages in one acceptance transaction", metrics.batch.clone());
+        registry.register("accept_seconds", "From a message's arrival until it is durable", metrics.accept.clone());
+        registry.register("accept_commit_seconds", "Transactions of acceptance", metrics.commit.clone());
+        registry.register("accept_waiting", "Messages that waited when a writer last asked for them", metrics.waiting.clone());
+        registry.register("attempt_seconds", "Provider calls", metrics.calls.clone());
         registry.register("attempts", "Attempts by provider and outcome", metrics.attempts.clone());
         registry.register("attempts_in_flight", "Provider calls under way", metrics.in_flight.clone());
         registry.register("jobs_held", "Jobs held in memory, waiting for a permit", metrics.held.clone());
@@ -101,6 +130,11 @@ impl Default for Metrics {
         registry.register("invariants_checked_timestamp_seconds", "When invariants were last looked at", metrics.checked_at.clone());
         Self { registry, ..metrics }
     }
+}
+
+/// Bounds of latencies: doubling from a quarter of a millisecond to 16 s.
+fn latencies() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.000_25, 2.0, 17)
 }
 
 impl Metrics {

@@ -47,7 +47,7 @@ impl Needs for ReadMessages {
 /// A service with a key that allows what `N` says.
 pub struct Caller<N> {
     /// The key.
-    pub key: VerifiedKey,
+    pub key: Arc<VerifiedKey>,
     needs: PhantomData<N>,
 }
 
@@ -60,6 +60,7 @@ impl<N: Needs> FromRequestParts<Arc<App>> for Caller<N> {
             return Err(fails(app, &context, Problem::new(codes::MISSING_CREDENTIALS, "Send an API key in X-Raven-Key.")).await);
         };
         let key = check_key(app, &context, text).await?;
+        context.is_from(key.tenant, Some(key.id));
         require_active(&key.tenant_record)?;
         if let Some(rpm) = key.plan.rate_of_key(key.rate_limit_rpm) {
             admit(&context, app.engine.limiter.count_in(&key.state.bucket, rpm).await?)?;
@@ -133,7 +134,7 @@ pub enum Actor {
     /// A human.
     Human(Claims),
     /// A key with scope `admin:*`.
-    Key(VerifiedKey),
+    Key(Arc<VerifiedKey>),
 }
 
 impl Actor {
@@ -168,7 +169,7 @@ impl<R, S> Session<R, S> {
 
     /// The environment that this caller is confined to; humans see both.
     #[must_use]
-    pub const fn confined_to(&self) -> Option<Environment> {
+    pub fn confined_to(&self) -> Option<Environment> {
         match &self.actor {
             Actor::Human(_) => None,
             Actor::Key(key) => Some(key.environment),
@@ -192,7 +193,7 @@ impl<R, S> Session<R, S> {
 
     /// Id of the human or the key.
     #[must_use]
-    pub const fn actor_id(&self) -> Uuid {
+    pub fn actor_id(&self) -> Uuid {
         match &self.actor {
             Actor::Human(claims) => claims.sub.0,
             Actor::Key(key) => key.id.0,
@@ -245,6 +246,7 @@ impl<R: AtLeast, S: InState> FromRequestParts<Arc<App>> for Session<R, S> {
         let (tenant, actor, role) = match key_header(&parts.headers) {
             Some(text) => {
                 let key = check_key(app, &context, text).await?;
+                context.is_from(key.tenant, Some(key.id));
                 require_active(&key.tenant_record)?;
                 (TenantRecord::clone(&key.tenant_record), Actor::Key(key), Role::Admin)
             }
@@ -262,6 +264,7 @@ impl<R: AtLeast, S: InState> FromRequestParts<Arc<App>> for Session<R, S> {
                         None => Problem::new(codes::NOT_A_MEMBER, "Name the tenant in X-Tenant-Slug."),
                     });
                 };
+                context.is_from(member.tenant.id, None);
                 if !S::admits(member.tenant.status, &parts.method) {
                     return Err(Problem::of(match member.tenant.status {
                         TenantStatus::Archived => codes::TENANT_ARCHIVED,
@@ -399,7 +402,7 @@ fn key_header(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-raven-key").map(|v| v.to_str().unwrap_or_default())
 }
 
-async fn check_key(app: &App, context: &Context, text: &str) -> Result<VerifiedKey> {
+async fn check_key(app: &App, context: &Context, text: &str) -> Result<Arc<VerifiedKey>> {
     match app.engine.keyring.check(text).await {
         Ok(key) => Ok(key),
         Err(KeyError::Invalid) => Err(fails(app, context, Problem::of(codes::INVALID_API_KEY)).await),

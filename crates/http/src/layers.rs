@@ -14,10 +14,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use raven_core::{KeyId, TenantId};
 use raven_engine::{limiter::Standing, metrics::RequestLabels};
+use tokio::time::Instant;
 
-use crate::{App, codes, problem::Problem};
+use crate::{App, codes, idempotency, problem::Problem};
 
 /// The header of a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,7 +40,21 @@ pub struct Context {
     /// Where it came from, as far as that is known.
     pub address: Option<IpAddr>,
     standing: OnceLock<Standing>,
+    /// Who called, where the log is to say so.
+    who: OnceLock<Who>,
 }
+
+/// Who called: what a log may say of them.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// With which key; `None`: a human.
+    pub key: Option<KeyId>,
+}
+
+/// The target of the log's events of requests.
+const TARGET: &str = "raven::request";
 
 impl Context {
     /// Its id as text.
@@ -51,6 +67,13 @@ impl Context {
     pub fn note(&self, standing: Standing) {
         let _ = self.standing.set(standing);
     }
+
+    /// Notes who called, if the log is to say so.
+    pub fn is_from(&self, tenant: TenantId, key: Option<KeyId>) {
+        if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+            let _ = self.who.set(Who { tenant, key });
+        }
+    }
 }
 
 /// Surrounds a request.
@@ -59,10 +82,11 @@ pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: N
         id: app.request_id(request.headers().get(REQUEST_ID)),
         address: address(&request, app.settings.trusted_proxies),
         standing: OnceLock::new(),
+        who: OnceLock::new(),
     });
+    let began = Instant::now();
     request.extensions_mut().insert(context.clone());
-    let path = request.uri().path().to_owned();
-    let method = request.method().clone();
+    let (uri, method) = (request.uri().clone(), name(request.method()));
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
     let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
@@ -72,21 +96,51 @@ pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: N
             Problem::of(codes::INTERNAL).into_response()
         }
     };
+    let mut code = None;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let body = problem.body(&path, context.id(), app.engine.clock.now());
+        code = Some(problem.code.name);
+        let body = problem.body(uri.path(), context.id(), app.engine.clock.now());
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
     }
-    let labels =
-        RequestLabels { route: route.unwrap_or_else(|| "none".to_owned()), method: method.to_string(), status: response.status().as_u16() };
-    tracing::debug!(request_id = context.id(), route = labels.route, method = labels.method, status = labels.status, "answered");
+    let labels = RequestLabels { route: route.unwrap_or_else(|| "none".to_owned()), method, status: response.status().as_u16() };
+    if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+        let who = context.who.get();
+        tracing::debug!(
+            target: TARGET,
+            request_id = context.id(),
+            method = labels.method,
+            route = labels.route,
+            status = labels.status,
+            code,
+            tenant = who.map(|who| who.tenant.to_string()),
+            key = who.and_then(|who| who.key).map(|key| key.to_string()),
+            replayed = response.headers().contains_key(idempotency::REPLAYED),
+            duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "answered"
+        );
+    }
     app.engine.metrics.requests.get_or_create(&labels).inc();
     if let Some(standing) = context.standing.get() {
         tell(response.headers_mut(), standing);
     }
     response.headers_mut().insert(REQUEST_ID, context.id.clone());
     response
+}
+
+/// A method's name, as metrics have it: of methods that callers make up there is no end.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::PUT => "PUT",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// Tells a caller where it stands.
@@ -117,8 +171,12 @@ impl App {
         };
         given.filter(sane).cloned().unwrap_or_else(|| {
             let count = self.request_count.fetch_add(1, Ordering::Relaxed);
-            let id = format!("{:016x}{count:016x}", self.request_prefix);
-            HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+            let number = u128::from(self.request_prefix) << 64 | u128::from(count);
+            let mut text = [0; 32];
+            for (at, digit) in text.iter_mut().enumerate() {
+                *digit = b"0123456789abcdef"[(number >> (124 - 4 * at) & 15) as usize];
+            }
+            HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
         })
     }
 }

@@ -55,6 +55,13 @@ pub struct NewMessage {
     pub audit: Option<String>,
 }
 
+/// Messages that wait to be accepted. They are asked for once, at the moment when they are about to be written, so that all
+/// that came until then share the commit.
+pub trait Intake: Send + 'static {
+    /// The messages, and the time. See [`Messages::accept`].
+    fn take(self: Box<Self>) -> (Vec<NewMessage>, Timestamp);
+}
+
 /// A claim on an idempotency key by a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageClaim {
@@ -209,6 +216,10 @@ pub trait Messages: Send + Sync {
     /// A replay answers though the quota is used up. Each created message is counted (see [`crate::Usages`]).
     /// Within one batch no two messages share (tenant, environment, operation, key): the caller has folded them.
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>>;
+
+    /// Accepts what waits for one of the [writers](crate::Health::writers), the first being 0, when its turn has come. What was
+    /// not asked for when this fails is still waiting.
+    async fn accept_waiting(&self, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>>;
 
     /// What a claim on an idempotency key would get, without storing anything: [`Accepted::Replayed`] or
     /// [`Accepted::KeyReused`] when the key was used before, `None` when it is free. For a message that can't be accepted

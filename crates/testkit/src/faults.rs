@@ -12,7 +12,7 @@ use raven_store::{
     Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants,
     Usage, Usages, Violation, Wakes,
     invariants::{Checked, Margins, Range, RecordKey},
-    messages::{MessageClaim, MessagePage},
+    messages::{Intake, MessageClaim, MessagePage},
 };
 
 /// A verb that can be made to fail.
@@ -365,6 +365,10 @@ impl Configs for FaultyStore {
 impl Messages for FaultyStore {
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>> {
         self.faults.around(Verb::Accept, self.inner.accept(batch, now)).await
+    }
+
+    async fn accept_waiting(&self, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
+        self.faults.around(Verb::Accept, self.inner.accept_waiting(writer, intake)).await
     }
 
     async fn find_replay(&self, tenant: TenantId, environment: Environment, claim: &MessageClaim) -> Result<Option<Accepted>> {

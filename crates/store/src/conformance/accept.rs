@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Priority, Source, Status, TenantId, tenant::SuspendedBy};
+use raven_core::{Channel, ConfigId, Environment, EventKind, KeyId, Priority, Source, Status, TenantId, Timestamp, tenant::SuspendedBy};
 
 use super::fixture::{
     accept, at, audit, claim_all, create, create_key, id, key_record, keyed, kinds, message, message_claim, node, outcome, seq, seqs,
     status, step, tenant,
 };
 use crate::{
-    Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, StateChange, Store, messages::LARGE_CONTENT,
-    messages::MessageClaim,
+    Accepted, Error, MessageRecord, NewMessage, Operation, Refusal, Result, StateChange, Store,
+    messages::{Intake, LARGE_CONTENT, MessageClaim},
 };
 
 fn replayed(first: &NewMessage) -> Accepted {
@@ -293,5 +293,34 @@ pub async fn equal_keys_at_the_same_time_make_one_message(store: Arc<dyn Store>)
     let winner = seq(i64::try_from(created[0].0).expect("32 calls"));
     let same = |a: &Vec<Accepted>| matches!(a[0], Accepted::Created) || matches!(a[0], Accepted::Replayed { seq, .. } if seq == winner);
     assert!(answers.iter().all(same), "{answers:?}");
+    Ok(())
+}
+
+/// A batch that notes when it is asked for.
+struct Waiting(Vec<NewMessage>, Arc<std::sync::atomic::AtomicUsize>);
+
+impl Intake for Waiting {
+    fn take(self: Box<Self>) -> (Vec<NewMessage>, Timestamp) {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (self.0, at(1))
+    }
+}
+
+pub async fn what_waits_is_asked_for_when_it_is_written(store: Arc<dyn Store>) -> Result<()> {
+    let tenant = tenant(&store, 1).await?;
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for writer in 0..store.writers() {
+        let n = i64::try_from(writer).expect("few writers") * 10;
+        let messages = vec![keyed(tenant, seq(n + 1), "k", 1), message(tenant, seq(n + 2))];
+        let answers = store.accept_waiting(writer, Box::new(Waiting(messages, asked.clone()))).await?;
+        let [first, second] = answers.as_slice() else { panic!("{answers:?}") };
+        assert!(matches!(second, Ok(Accepted::Created)), "{second:?}");
+        assert_eq!(matches!(first, Ok(Accepted::Created)), writer == 0, "{first:?}");
+        assert!(store.accept_waiting(writer, Box::new(Waiting(Vec::new(), asked.clone()))).await?.is_empty());
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2 * store.writers());
+    store.close().await;
+    assert!(store.accept_waiting(0, Box::new(Waiting(vec![message(tenant, seq(99))], asked.clone()))).await.is_err());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2 * store.writers(), "a store that can't write asks for nothing");
     Ok(())
 }

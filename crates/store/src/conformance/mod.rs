@@ -60,7 +60,7 @@ pub fn behaviours() -> Vec<String> {
 macro_rules! conformance_tests {
     ($fresh:ident) => {
         $crate::conformance_tests! { $fresh =>
-            accept: a_message_is_stored_with_its_job, texts_come_back_as_they_went_in, a_replayed_key_returns_the_first_message,
+            accept: what_waits_is_asked_for_when_it_is_written, a_message_is_stored_with_its_job, texts_come_back_as_they_went_in, a_replayed_key_returns_the_first_message,
                 a_key_with_another_payload_is_refused, a_replay_tells_the_status_of_its_acceptance, a_replay_is_found_without_accepting,
                 keys_of_other_scopes_are_independent, a_key_that_opens_nothing_is_refused, a_tenant_that_is_not_active_is_refused,
                 a_refused_message_uses_up_no_key, a_duplicate_seq_fails_only_itself, answers_stand_in_the_order_of_the_batch,

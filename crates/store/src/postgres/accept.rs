@@ -14,7 +14,10 @@ use super::{
     quota::{self, Slice},
     rows::{code, get},
 };
-use crate::{Accepted, Action, Error, NewMessage, Refusal, Result, Urgency, messages::MessageClaim};
+use crate::{
+    Accepted, Action, Error, NewMessage, Refusal, Result, Urgency,
+    messages::{Intake, MessageClaim},
+};
 
 // The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
 // What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
@@ -430,8 +433,22 @@ pub(super) async fn accept(store: &PostgresStore, messages: &[NewMessage], now: 
     let Some(first) = messages.first() else { return Ok(Vec::new()) };
     let writer = usize::from(first.tenant.0.as_bytes()[15]) % store.writers.len();
     let mut connection = store.writers[writer].get().await?;
+    accept_over(&mut connection, messages, now).await
+}
+
+/// See [`Messages::accept_waiting`](crate::Messages::accept_waiting).
+pub(super) async fn accept_waiting(store: &PostgresStore, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
+    let mut connection = store.writers[writer % store.writers.len()].get().await?;
+    let (messages, now) = intake.take();
+    if messages.is_empty() {
+        return Ok(Vec::new());
+    }
+    accept_over(&mut connection, &messages, now).await
+}
+
+async fn accept_over(connection: &mut Connection, messages: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
     let mut batch = Batch::new(messages, now);
-    if let Err(error) = batch.run(&mut connection).await {
+    if let Err(error) = batch.run(connection).await {
         // What was committed before stays answered; if nothing was, the error is the whole answer.
         if batch.answers.iter().all(Option::is_none) {
             return Err(error);

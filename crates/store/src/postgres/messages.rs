@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Messages, NewMessage, Result,
-    messages::{MessageClaim, MessagePage},
+    messages::{Intake, MessageClaim, MessagePage},
 };
 
 macro_rules! message_columns {
@@ -187,6 +187,10 @@ async fn list(store: &PostgresStore, tenant: TenantId, query: &MessageQuery) -> 
 impl Messages for PostgresStore {
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>> {
         accept::accept(self, &batch, now).await
+    }
+
+    async fn accept_waiting(&self, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
+        accept::accept_waiting(self, writer, intake).await
     }
 
     async fn find_replay(&self, tenant: TenantId, environment: Environment, claim: &MessageClaim) -> Result<Option<Accepted>> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Accepted, Action, Error, EventRecord, MessageQuery, MessageRecord, Messages, NewMessage, Refusal, Result, Urgency,
-    messages::{MessageClaim, MessagePage},
+    messages::{Intake, MessageClaim, MessagePage},
 };
 
 pub(super) const STATEMENTS: &[&str] = &[
@@ -237,6 +237,9 @@ impl Earlier {
 }
 
 fn accept(c: &Connection, batch: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
     let (mut gate, mut inserts) = (Gate::new(c, now), Inserts::new(c)?);
     // All in one go first. Only if a row is refused are they taken one by one, so that it fails alone.
     execute(c, "SAVEPOINT batch")?;
@@ -299,6 +302,15 @@ fn scan_idempotency(c: &Connection, after: Option<&RecordKey>, now: Timestamp, m
 impl Messages for SqliteStore {
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>> {
         self.write(move |c| accept(c, &batch, now)).await
+    }
+
+    async fn accept_waiting(&self, _writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
+        // The writer asks: what comes while it commits for others is then in this batch, and it need not wait for anybody.
+        self.write(move |c| {
+            let (batch, now) = intake.take();
+            accept(c, &batch, now)
+        })
+        .await
     }
 
     async fn find_replay(&self, tenant: TenantId, environment: Environment, claim: &MessageClaim) -> Result<Option<Accepted>> {
