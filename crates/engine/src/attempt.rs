@@ -16,7 +16,7 @@ use crate::{
     dispatch::Permit,
     mailer::Mailer,
     metrics::{AttemptLabels, Metrics, ProviderLabels},
-    settle::{Outcomes, Unsettled},
+    settle::{Actions, Held, Outcomes, Unsettled},
     transport::{CallError, Transport},
 };
 
@@ -39,8 +39,14 @@ pub struct Attempts {
     pub(crate) outcomes: Outcomes,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
+    /// Jobs that are being seen to without a call.
+    pub(crate) actions: Actions,
     /// Jobs whose acceptance or start was not confirmed: leased, perhaps marked as started, and never called.
     pub(crate) orphans: Mutex<Vec<(Lease, Vec<Seq>)>>,
+    /// Held while orphans are given back, and while jobs are claimed. A job that was given back, though the answer was lost,
+    /// is given back again; had it been claimed and started here meanwhile, that start would be undone, and the message sent
+    /// twice.
+    pub(crate) claiming: tokio::sync::Mutex<()>,
 }
 
 /// What an attempt ended in.
@@ -60,7 +66,7 @@ impl Attempts {
                 .unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
             let settlement = this.conclude(&job, &route, started_at, ended).await;
             this.tell(&job, &settlement, took);
-            this.settle(lease, settlement, Some(permit));
+            this.settle(lease, settlement, Held::Call(permit));
         });
     }
 
@@ -93,10 +99,10 @@ impl Attempts {
     }
 
     /// Sends an outcome to the settler.
-    pub fn settle(&self, lease: Lease, settlement: Settlement, permit: Option<Permit>) {
+    pub fn settle(&self, lease: Lease, settlement: Settlement, held: Held) {
         let provider = settlement.provider.clone().unwrap_or_else(|| "none".to_owned());
         self.metrics.attempts.get_or_create(&AttemptLabels { provider, outcome: settlement.kind.name() }).inc();
-        if self.outcomes.send(Unsettled { lease, settlement, permit }).is_err() {
+        if self.outcomes.send(Unsettled { lease, settlement, held }).is_err() {
             tracing::error!("an outcome came after the settler had stopped; it counts as unknown after the next start");
         }
     }
@@ -113,6 +119,15 @@ impl Attempts {
     /// # Errors
     /// When the store is still away; the rest is kept.
     pub async fn release_orphans(&self) -> raven_store::Result<()> {
+        let turn = self.claiming.lock().await;
+        self.release_orphans_in(&turn).await
+    }
+
+    /// The same for who holds the turn.
+    ///
+    /// # Errors
+    /// When the store is still away; the rest is kept.
+    pub(crate) async fn release_orphans_in(&self, _turn: &tokio::sync::MutexGuard<'_, ()>) -> raven_store::Result<()> {
         let mut by_lease: HashMap<Lease, Vec<Seq>> = HashMap::new();
         for (lease, seqs) in std::mem::take(&mut *self.orphans.lock()) {
             by_lease.entry(lease).or_default().extend(seqs);

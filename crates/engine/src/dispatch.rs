@@ -10,6 +10,7 @@ mod lanes;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use raven_core::Seq;
 use raven_store::{Job, Lane};
 use tokio::sync::Notify;
 
@@ -203,6 +204,12 @@ impl Dispatcher {
         self.state.lock().lanes.drain()
     }
 
+    /// The jobs held in memory.
+    #[must_use]
+    pub fn known(&self) -> Vec<Seq> {
+        self.state.lock().lanes.jobs().map(|job| job.seq).collect()
+    }
+
     /// Calls under way.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -219,7 +226,7 @@ impl Dispatcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raven_core::{Channel, Environment, Seq, TenantId, Timestamp};
+    use raven_core::{Channel, Environment, TenantId, Timestamp};
     use raven_store::{Action, Urgency};
     use uuid::Uuid;
 

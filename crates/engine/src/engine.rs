@@ -1,6 +1,12 @@
 //! The engine put together: what runs, in which order it starts, and how it stops.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain, tenant::TenantStatus};
 use raven_store::{Action, Job, Next, Start, Store};
@@ -23,7 +29,7 @@ use crate::{
     metrics::Metrics,
     oidc::{self, Issuer, IssuerOptions},
     plans::Plans,
-    settle::Settler,
+    settle::{Actions, Held, Settler},
     shared_clock::{Reference, SharedClock},
     token::Tokens,
     transport::{ExtraRoots, Transport},
@@ -176,6 +182,8 @@ pub struct Worker {
     attempts: Arc<Attempts>,
     /// Rung when a job may have become due.
     wake: Arc<Notify>,
+    /// A claim's answer was lost: the store may hold jobs for us that we don't know of.
+    lost_claim: AtomicBool,
 }
 
 impl Engine {
@@ -217,6 +225,8 @@ impl Engine {
                 outcomes,
                 tasks: TaskTracker::new(),
                 metrics: metrics.clone(),
+                actions: Actions::default(),
+                claiming: tokio::sync::Mutex::default(),
                 orphans: parking_lot::Mutex::default(),
             });
             let dispatcher = Dispatcher::new(options.limits, metrics.clone());
@@ -229,6 +239,7 @@ impl Engine {
                 dispatcher,
                 attempts,
                 wake,
+                lost_claim: AtomicBool::new(false),
             }));
         }
         let dispatch = worker.as_ref().map(|w| (w.dispatcher.clone(), w.attempts.clone()));
@@ -472,7 +483,7 @@ impl Worker {
                 if job.attempt > 0 { (EventKind::Failed, Status::Failed) } else { (EventKind::Expired, Status::Expired) };
             settlement.failure_reason = Some("expired".to_owned());
             settlement.detail = Some("the message was still waiting when it reached its maximum age".to_owned());
-            self.attempts.settle(lease, settlement, None);
+            self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
             return None;
         }
         let route = match self.directory.tenant(job.lane.tenant).await {
@@ -494,7 +505,7 @@ impl Worker {
             settlement.status = Status::Queued;
             settlement.detail = Some("no_provider_for_channel: no provider is configured for the channel any more".to_owned());
             settlement.next = Next::At(Action::Send, now.after(Duration::from_secs(60)).min(job.expires_at));
-            self.attempts.settle(lease, settlement, None);
+            self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
         }
         route
     }
@@ -521,7 +532,22 @@ impl Worker {
             return Ok((None, false));
         }
         let (lease, now) = (self.membership.lease(), self.clock.now());
-        let claimed = self.store.claim(lease, limit, PER_LANE, &skip, now).await?;
+        let turn = self.attempts.claiming.lock().await;
+        self.attempts.release_orphans_in(&turn).await?;
+        if self.lost_claim.load(Ordering::Acquire) {
+            let known = [self.dispatcher.known(), self.attempts.actions.known()].concat();
+            let released = self.store.release_unstarted(lease, &known).await?;
+            self.lost_claim.store(false, Ordering::Release);
+            tracing::info!(released, "gave back jobs of a claim whose answer was lost");
+        }
+        let claimed = match self.store.claim(lease, limit, PER_LANE, &skip, now).await {
+            Ok(claimed) => claimed,
+            Err(e) => {
+                self.lost_claim.store(true, Ordering::Release);
+                return Err(e);
+            }
+        };
+        drop(turn);
         let got = claimed.jobs.len();
         for job in claimed.jobs {
             match job.action {
@@ -531,13 +557,13 @@ impl Worker {
                     settlement.status = Status::Failed;
                     settlement.failure_reason = Some("outcome_unknown".to_owned());
                     settlement.detail = Some("no word of the message came from the provider in time".to_owned());
-                    self.attempts.settle(lease, settlement, None);
+                    self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
                 }
                 Action::Play => {
                     let mut settlement = blank(&job, now);
                     settlement.kind = EventKind::Delivered;
                     settlement.status = Status::Delivered;
-                    self.attempts.settle(lease, settlement, None);
+                    self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Settling: outcomes of attempts, written down in batches. An outcome is kept and tried again until the store has it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+use raven_core::Seq;
 use raven_store::{Error, Lease, Next, Settlement, Store};
 use tokio::sync::{Notify, mpsc};
 
@@ -25,8 +27,47 @@ pub struct Unsettled {
     pub lease: Lease,
     /// The outcome.
     pub settlement: Settlement,
-    /// The call's permit, where there was a call.
-    pub permit: Option<Permit>,
+    /// What goes free when it is there.
+    pub held: Held,
+}
+
+/// What an outcome holds until the store has it.
+pub enum Held {
+    /// The permit of its call.
+    Call(Permit),
+    /// The note that a job without a call is being seen to.
+    Action(Acting),
+}
+
+/// Jobs that are being seen to without a call: given up, played by the sandbox, expired.
+#[derive(Clone, Default)]
+pub struct Actions(Arc<Mutex<HashSet<Seq>>>);
+
+/// The note that a job is being seen to; gone when dropped.
+pub struct Acting {
+    actions: Actions,
+    seq: Seq,
+}
+
+impl Actions {
+    /// Notes that a job is being seen to.
+    #[must_use]
+    pub fn begin(&self, seq: Seq) -> Acting {
+        self.0.lock().insert(seq);
+        Acting { actions: self.clone(), seq }
+    }
+
+    /// Those that are being seen to.
+    #[must_use]
+    pub fn known(&self) -> Vec<Seq> {
+        self.0.lock().iter().copied().collect()
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        self.actions.0.lock().remove(&self.seq);
+    }
 }
 
 /// The way to the settler. Not bounded by itself: permits and the size of claims bound what can be in it.
@@ -62,7 +103,7 @@ fn is_due_soon(settlement: &Settlement) -> bool {
 struct Batch {
     lease: Lease,
     settlements: Vec<Settlement>,
-    permits: Vec<Option<Permit>>,
+    held: Vec<Held>,
 }
 
 /// The settler's end.
@@ -132,19 +173,18 @@ impl Settler {
     fn sort(&mut self) {
         for unsettled in self.received.drain(..) {
             if self.batches.back().is_none_or(|b| b.lease != unsettled.lease) {
-                self.batches.push_back(Batch { lease: unsettled.lease, settlements: Vec::new(), permits: Vec::new() });
+                self.batches.push_back(Batch { lease: unsettled.lease, settlements: Vec::new(), held: Vec::new() });
             }
             if let Some(batch) = self.batches.back_mut() {
                 batch.settlements.push(unsettled.settlement);
-                batch.permits.push(unsettled.permit);
+                batch.held.push(unsettled.held);
             }
         }
     }
 
     fn halve(&mut self, mut batch: Batch) {
         let middle = batch.settlements.len() / 2;
-        let second =
-            Batch { lease: batch.lease, settlements: batch.settlements.split_off(middle), permits: batch.permits.split_off(middle) };
+        let second = Batch { lease: batch.lease, settlements: batch.settlements.split_off(middle), held: batch.held.split_off(middle) };
         self.batches.push_front(second);
         self.batches.push_front(batch);
     }

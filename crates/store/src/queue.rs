@@ -239,6 +239,10 @@ pub trait Queue: Send + Sync {
     /// not held under `lease` are left alone.
     async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()>;
 
+    /// Gives back what is held under `lease` and not started, but for these; how many. For a node that can't tell what a claim
+    /// got whose answer was lost. (Giving back too much harms nobody: a job is started by its holder only.)
+    async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize>;
+
     /// Takes up to `limit` jobs away from an epoch that is over. Not started: released. Started: ambiguous, so an
     /// `outcome_unknown` event is recorded and the job becomes [`Action::GiveUp`] at `give_up_at` (or
     /// [`Action::Send`] now, where the tenant's policy is to retry). Call until it reaps nothing.

@@ -51,6 +51,7 @@ pub enum Fault {
 #[derive(Default)]
 pub struct Faults {
     injected: Mutex<HashMap<Verb, (Fault, usize)>>,
+    storm: Mutex<Option<Storm>>,
     calls: Mutex<HashMap<Verb, usize>>,
 }
 
@@ -63,6 +64,13 @@ impl Faults {
     /// Makes everything work again.
     pub fn clear(&self) {
         self.injected.lock().clear();
+        *self.storm.lock() = None;
+    }
+
+    /// From here on one call of `one_in` fails, before or after it took effect, whatever the verb is. The same seed and the same
+    /// calls bring the same faults.
+    pub fn rage(&self, seed: u64, one_in: u64) {
+        *self.storm.lock() = Some(Storm { state: seed.wrapping_mul(2).wrapping_add(1), one_in });
     }
 
     /// How often a verb was called.
@@ -73,6 +81,11 @@ impl Faults {
 
     fn next(&self, verb: Verb) -> Option<Fault> {
         *self.calls.lock().entry(verb).or_default() += 1;
+        if let Some(storm) = &mut *self.storm.lock()
+            && let Some(fault) = storm.next()
+        {
+            return Some(fault);
+        }
         let mut faults = self.injected.lock();
         let (fault, left) = faults.get_mut(&verb)?;
         *left = left.checked_sub(1)?;
@@ -88,6 +101,21 @@ impl Faults {
                 Err(unavailable())
             }
         }
+    }
+}
+
+/// Faults by chance, from a seed.
+struct Storm {
+    state: u64,
+    one_in: u64,
+}
+
+impl Storm {
+    fn next(&mut self) -> Option<Fault> {
+        // A linear congruential generator; its high bits are random enough to fail by.
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let number = self.state >> 33;
+        (number % self.one_in == 0).then(|| if number / self.one_in % 2 == 0 { Fault::Before } else { Fault::After })
     }
 }
 
@@ -420,6 +448,10 @@ impl Queue for FaultyStore {
 
     async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()> {
         self.faults.around(Verb::Release, self.inner.release(lease, seqs)).await
+    }
+
+    async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {
+        self.faults.around(Verb::Release, self.inner.release_unstarted(lease, except)).await
     }
 
     async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped> {

@@ -312,6 +312,11 @@ impl Lanes {
         full
     }
 
+    /// The jobs.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.tenants.values().flat_map(|t| &t.outlets).flat_map(|o| &o.waiting).flat_map(|w| &w.jobs)
+    }
+
     /// Takes out all jobs. Promises and calls stay.
     pub(super) fn drain(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();

@@ -203,6 +203,21 @@ pub async fn a_released_job_is_due_when_it_was(store: Arc<dyn Store>) -> Result<
     Ok(())
 }
 
+pub async fn what_nobody_knows_of_is_given_back(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease, other) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
+    for n in 1..=5 {
+        create(&store, message(tenant, seq(n))).await?;
+    }
+    assert_eq!(seqs(&store.claim(other, 1, 9, &[], at(10)).await?), [seq(1)]);
+    assert_eq!(seqs(&claim_all(&store, lease, at(10)).await?), [2, 3, 4, 5].map(seq));
+    start(&store, lease, seq(2), 1, at(11)).await?;
+    assert_eq!(store.release_unstarted(lease, &[seq(3), seq(99)]).await?, 2);
+    assert_eq!(seqs(&claim_all(&store, other, at(10)).await?), [4, 5].map(seq), "neither what was started nor what is known");
+    assert_eq!(store.release_unstarted(lease, &[]).await?, 1);
+    assert_eq!(store.release_unstarted(lease, &[]).await?, 0);
+    Ok(())
+}
+
 pub async fn only_the_holder_releases(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, lease, other) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
     create(&store, message(tenant, seq(1))).await?;

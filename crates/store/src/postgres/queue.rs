@@ -14,7 +14,9 @@ use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settleme
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = CASE WHEN started_at IS NULL THEN attempt ELSE attempt - 1 END, \
      started_at = NULL, config_id = NULL WHERE seq = ANY ($2::bigint[]) AND epoch = $1";
 
-// No index tells what an epoch holds (it would cost each acceptance), so this looks through the queue.
+// No index tells what an epoch holds (it would cost each acceptance), so these look through the queue.
+const RELEASE_UNSTARTED: &str =
+    "UPDATE jobs SET epoch = NULL, config_id = NULL WHERE epoch = $1 AND started_at IS NULL AND seq <> ALL ($2::bigint[])";
 const REAP: &str = "
 WITH held AS MATERIALIZED (
   SELECT j.seq, j.tenant_id, j.attempt, j.started_at, COALESCE(t.retry_unknown, false) AS retry
@@ -41,7 +43,7 @@ const DEPTH: &str =
     "SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $1) AS oldest FROM jobs GROUP BY channel ORDER BY channel";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[RELEASE, REAP, DEPTH];
+pub(super) const STATEMENTS: &[&str] = &[RELEASE, RELEASE_UNSTARTED, REAP, DEPTH];
 
 #[async_trait]
 impl Queue for PostgresStore {
@@ -64,6 +66,12 @@ impl Queue for PostgresStore {
         let seqs: Vec<i64> = seqs.iter().map(|s| s.0).collect();
         self.connection().await?.execute(RELEASE, &[&lease.0, &seqs]).await?;
         Ok(())
+    }
+
+    async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {
+        let except: Vec<i64> = except.iter().map(|s| s.0).collect();
+        let released = self.connection().await?.execute(RELEASE_UNSTARTED, &[&lease.0, &except]).await?;
+        Ok(usize::try_from(released).unwrap_or(usize::MAX))
     }
 
     async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped> {

@@ -1,5 +1,7 @@
 //! The queue in SQLite: starts, outcomes, leases given back or taken away. Claims are in [`super::claim`].
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use raven_core::{Channel, Environment, EventKind, Seq, Status, TenantId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -11,8 +13,22 @@ use super::{
 };
 use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start};
 
-pub(super) const STATEMENTS: &[&str] =
-    &[START, START_MESSAGE, INSERT_EVENT, RAISE, STATE, FINISH, RESCHEDULE, RELEASE, HELD, HELD_JOB, RETRIES_UNKNOWN, DEPTH];
+pub(super) const STATEMENTS: &[&str] = &[
+    START,
+    START_MESSAGE,
+    INSERT_EVENT,
+    RAISE,
+    STATE,
+    FINISH,
+    RESCHEDULE,
+    RELEASE,
+    UNSTARTED,
+    RELEASE_UNSTARTED,
+    HELD,
+    HELD_JOB,
+    RETRIES_UNKNOWN,
+    DEPTH,
+];
 
 const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = ?5
   WHERE seq = ?2 AND epoch = ?1 AND attempt = ?3 - 1 AND started_at IS NULL";
@@ -35,6 +51,8 @@ const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL
 const _: () = assert!(Action::Send.code() == 1);
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
   WHERE seq = ?2 AND epoch = ?1";
+const UNSTARTED: &str = "SELECT seq FROM jobs WHERE epoch = ?1 AND started_at IS NULL";
+const RELEASE_UNSTARTED: &str = "UPDATE jobs SET epoch = NULL, config_id = NULL WHERE seq = ?2 AND epoch = ?1 AND started_at IS NULL";
 const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";
 const HELD_JOB: &str = "SELECT tenant_id, attempt, started_at FROM jobs WHERE seq = ?2 AND epoch = ?1";
 const RETRIES_UNKNOWN: &str = "SELECT retry_unknown FROM tenants WHERE id = ?1";
@@ -184,6 +202,30 @@ impl Queue for SqliteStore {
             let mut release = c.prepare_cached(RELEASE)?;
             seqs.iter().try_for_each(|seq| release.execute([lease.0, seq.0]).map(drop))?;
             Ok(())
+        })
+        .await
+    }
+
+    async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {
+        let except: HashSet<i64> = except.iter().map(|seq| seq.0).collect();
+        // No index tells what an epoch holds, so a reader looks for it.
+        let unstarted: Vec<i64> = self
+            .read(move |c| {
+                let mut select = c.prepare_cached(UNSTARTED)?;
+                let all: Vec<i64> = select.query_map([lease.0], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+                Ok(all.into_iter().filter(|seq| !except.contains(seq)).collect())
+            })
+            .await?;
+        if unstarted.is_empty() {
+            return Ok(0);
+        }
+        self.write(move |c| {
+            let mut release = c.prepare_cached(RELEASE_UNSTARTED)?;
+            let mut released = 0;
+            for seq in unstarted {
+                released += release.execute([lease.0, seq])?;
+            }
+            Ok(released)
         })
         .await
     }
