@@ -254,3 +254,35 @@ async fn a_tenant_that_allows_it_gets_unknown_messages_repeated() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn after_an_hour_of_failures_messages_come_back_one_by_one_and_all_arrive() {
+    const MESSAGES: usize = 150;
+    let sim = AfricasTalking::start().await;
+    on_both_with(options(&sim), async |app| {
+        let tenant = app.tenant("Acme").await;
+        app.configure_sms(&tenant).await;
+        sim.script_always(Behaviour::ServerError);
+        let before = taken(&sim);
+        for n in 0..MESSAGES {
+            sms(&app, &tenant, &format!("+2547220{n:05}")).await;
+        }
+        app.settle().await;
+        for _ in 0..120 {
+            app.advance(Duration::from_secs(30)).await;
+        }
+        assert_eq!(taken(&sim), before);
+        sim.script_always(Behaviour::Normal);
+        // Each waits up to ten minutes. They failed together at first, and must not come back together.
+        let (mut arrived, mut most) = (before, 0);
+        for _ in 0..60 {
+            app.advance(Duration::from_secs(10)).await;
+            let now = taken(&sim);
+            most = most.max(now - arrived);
+            arrived = now;
+        }
+        assert_eq!(arrived, before + MESSAGES, "all arrive within the longest wait");
+        assert!(most < MESSAGES / 5, "{most} of {MESSAGES} came within ten seconds");
+    })
+    .await;
+}

@@ -148,3 +148,34 @@ async fn a_stop_finishes_calls_and_gives_the_rest_back() {
         assert_eq!(sim.count(), 10);
     }
 }
+
+#[tokio::test]
+async fn an_outcome_that_comes_after_the_lease_ended_still_counts_and_nothing_goes_out_twice() {
+    for database in databases().await {
+        let sim = AfricasTalking::start().await;
+        sim.script(Behaviour::After(Duration::from_millis(300)));
+        let clock = Arc::new(TestClock::at(MIGRATED_AT));
+        let store = database.reopen().await;
+        let first = TestApp::start_over(database, store, options(&sim, "first"), clock).await;
+        let tenant = first.tenant("Acme").await;
+        first.configure_sms(&tenant).await;
+        let ids = send(&first, &tenant, 1).await;
+        reached(&sim, 1).await;
+        // The node that called falls silent, and another one takes its work.
+        let second = first.beside(options(&sim, "second")).await;
+        second.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+        second.engine.housekeeping.beat().await.expect("the store works");
+        second.settle().await;
+        let message = second.message(&tenant.live, &ids[0]).await;
+        assert_eq!((&message["status"], &message["events"][2]["eventType"]), (&json!("sending"), &json!("outcome_unknown")), "{message}");
+        // Its call ends all the same, and what the provider said is not thrown away.
+        first.settle().await;
+        second.settle().await;
+        let message = second.message(&tenant.live, &ids[0]).await;
+        assert_eq!((&message["status"], sim.count()), (&json!("sent"), 1), "{message}");
+        // Nobody gives up what is known to be sent.
+        second.advance(raven_engine::attempt::UNKNOWN_FOR + Duration::from_secs(1)).await;
+        let message = second.message(&tenant.live, &ids[0]).await;
+        assert_eq!((&message["status"], sim.count()), (&json!("sent"), 1), "{message}");
+    }
+}
