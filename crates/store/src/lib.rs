@@ -45,9 +45,15 @@ pub use usage::{AcceptedCount, OutcomeCount, Usage, Usages};
 pub use wakes::Wakes;
 
 /// Everything that a store can do.
-pub trait Store: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes {}
+pub trait Store:
+    Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes
+{
+}
 
-impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes> Store for T {}
+impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes>
+    Store for T
+{
+}
 
 /// Whether the store can be used, and what it is.
 #[async_trait::async_trait]

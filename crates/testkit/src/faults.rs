@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use raven_core::{Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
-    Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants, InvitationRecord,
-    KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages, Migrations,
-    NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result, Rotation,
-    Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants,
-    Usage, Usages, Violation, Wakes,
+    Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants,
+    InvitationRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages,
+    Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result,
+    Rotation, Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord,
+    Tenants, Usage, Usages, Violation, Wakes,
     invariants::{Checked, Margins, Range, RecordKey},
     messages::{Intake, MessageClaim, MessagePage},
 };
