@@ -289,6 +289,7 @@ async fn only_what_housekeeping_reads_is_scanned() -> Result<()> {
         "FROM nodes",
         "FROM members m JOIN tenants t",
         "FROM jobs WHERE epoch = ?1 ORDER BY",
+        "FROM jobs WHERE epoch = ?1 AND started_at IS NULL",
         "FROM jobs GROUP BY",
         "FROM sqlite_schema",
         "FROM quotas WHERE day < ?1",

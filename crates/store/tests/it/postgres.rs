@@ -75,9 +75,10 @@ async fn no_kept_plan_reads_a_whole_table() {
     let database = fresh().await;
     let client = look(&database.url).await;
     client.batch_execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off").await.unwrap();
-    // For metrics, now and then; the purge of counters, which are few; and that of keys reads stretches of blocks.
-    let whole =
-        |sql: &str| sql.contains("AS oldest") || sql.contains("quotas WHERE day < $1") || sql.contains("rate_limits WHERE tat < $1");
+    // For metrics, now and then; after a claim whose answer was lost; the purge of counters, which are few; and that of keys
+    // reads stretches of blocks.
+    let rare = ["AS oldest", "started_at IS NULL AND seq <> ALL", "quotas WHERE day < $1", "rate_limits WHERE tat < $1"];
+    let whole = |sql: &str| rare.iter().any(|part| sql.contains(part));
     let tables = [
         "messages",
         "events",
