@@ -77,6 +77,19 @@ impl Database {
         };
         Ok(Counts { recorded: u64::try_from(recorded)?, jobs: u64::try_from(jobs)? })
     }
+
+    /// Counts all jobs, without a look at the messages, of which there may be millions.
+    pub(crate) async fn jobs(&self) -> Result<u64> {
+        const JOBS: &str = "SELECT count(*) FROM jobs";
+        let jobs: i64 = match self {
+            Self::Sqlite(file) => {
+                let file = file.clone();
+                tokio::task::spawn_blocking(move || anyhow::Ok(open(&file)?.query_row(JOBS, [], |r| r.get(0))?)).await??
+            }
+            Self::Postgres(client) => client.query_one(JOBS, &[]).await?.try_get(0)?,
+        };
+        Ok(u64::try_from(jobs)?)
+    }
 }
 
 /// Opens a database file that a server may have open as well.

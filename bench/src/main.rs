@@ -8,14 +8,13 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-#[expect(dead_code, reason = "no figure measures it yet")]
 mod baseline;
 mod cluster;
 mod database;
@@ -34,6 +33,7 @@ mod sink;
 mod stats;
 mod template;
 
+use baseline::Prepared;
 use cluster::Cluster;
 use database::Engine;
 use figures::{Bench, Scale, throughput::Work};
@@ -52,10 +52,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// At most 4 minutes: shorter windows, and a tenth of the rows in `list` and `decay`
+    /// At most 10 minutes: shorter windows, 3 rounds, and a tenth of the rows in `list`, `backlog` and `decay`
     #[arg(long)]
     quick: bool,
-    /// Only these figures
+    /// `decay` with the 10 million messages that its goal is about, instead of 3 million
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Only these figures; `sustained` is measured only if it is named
     #[arg(long, value_name = "NAME")]
     only: Vec<Figure>,
     /// Only this engine, in figures that are about both
@@ -79,9 +82,15 @@ struct Arguments {
     /// Where data is kept meanwhile: on a disk, or fsync costs nothing
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     work: PathBuf,
+    /// Measure without the usual stack: goals that are about it stay open
+    #[arg(long)]
+    no_baseline: bool,
     /// Print the table, but keep no file of it
     #[arg(long)]
     dry: bool,
+    /// Keep the table of some figures too, in a file that is named after them
+    #[arg(long, conflicts_with = "dry")]
+    keep: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,12 +107,39 @@ enum Figure {
     AcceptPostgres,
     DeliverSqlite,
     DeliverPostgres,
+    DeliverWide,
+    Single,
     Latency,
+    #[value(alias = "load")]
+    Memory,
+    Fairness,
+    Backlog,
     List,
     Decay,
     Footprint,
     Keys,
     Flood,
+    Sustained,
+}
+
+impl Figure {
+    /// Those that are measured with both engines.
+    const OF_BOTH: [Self; 9] = [
+        Self::DeliverWide,
+        Self::Single,
+        Self::Latency,
+        Self::Memory,
+        Self::Fairness,
+        Self::Backlog,
+        Self::List,
+        Self::Decay,
+        Self::Sustained,
+    ];
+
+    /// As the command line calls it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,7 +150,18 @@ enum OnlyEngine {
 
 impl Arguments {
     fn wants(&self, figure: Figure) -> bool {
-        self.only.is_empty() || self.only.contains(&figure)
+        if self.only.is_empty() { figure != Figure::Sustained } else { self.only.contains(&figure) }
+    }
+
+    /// How long and how often things are measured.
+    fn scale(&self) -> Scale {
+        let scale = match (self.quick, self.full) {
+            (true, _) => Scale::QUICK,
+            (false, true) => Scale::LARGE,
+            (false, false) => Scale::FULL,
+        };
+        let more = if self.wants(Figure::Sustained) { figures::sustained::LONGEST * 2 } else { Duration::ZERO };
+        Scale { budget: scale.budget + more, ..scale }
     }
 
     /// The engines of a figure that is about both.
@@ -132,11 +179,40 @@ impl Arguments {
         self.engines().into_iter().filter(wanted).collect()
     }
 
+    /// The figures of `accept` and `deliver`.
+    fn throughputs(&self) -> Vec<(Work, Vec<Engine>)> {
+        let accept = (Work::Accept, self.pair(Figure::AcceptSqlite, Figure::AcceptPostgres));
+        let deliver = (Work::Deliver, self.pair(Figure::DeliverSqlite, Figure::DeliverPostgres));
+        [accept, deliver].into_iter().filter(|(_, engines)| !engines.is_empty()).collect()
+    }
+
+    fn wants_baseline(&self) -> bool {
+        !self.no_baseline && !self.throughputs().is_empty()
+    }
+
+    /// Does one of Raven's figures want it?
     fn wants_postgres(&self) -> bool {
-        let pairs = [(Figure::AcceptSqlite, Figure::AcceptPostgres), (Figure::DeliverSqlite, Figure::DeliverPostgres)];
-        let both =
-            [Figure::Latency, Figure::List, Figure::Decay].into_iter().any(|f| self.wants(f)) && self.engines().contains(&Engine::Postgres);
-        both || pairs.iter().any(|(s, p)| self.pair(*s, *p).contains(&Engine::Postgres))
+        let both = Figure::OF_BOTH.into_iter().any(|f| self.wants(f)) && self.engines().contains(&Engine::Postgres);
+        both || self.throughputs().iter().any(|(_, engines)| engines.contains(&Engine::Postgres))
+    }
+
+    /// The file of the table, without the date; `None`: it is not kept.
+    fn keeps_as(&self) -> Option<String> {
+        let quick = if self.quick { "-quick" } else { "" };
+        let whole = self.only.is_empty() && self.engine.is_none() && !self.no_baseline;
+        if self.dry || !(whole || self.keep) {
+            return None;
+        }
+        // A whole run is comparable: all figures, as they are by default. The others say what they are.
+        let engine = match self.engine {
+            None => "",
+            Some(OnlyEngine::Sqlite) => "-sqlite",
+            Some(OnlyEngine::Postgres) => "-postgres",
+        };
+        let figures: String = self.only.iter().map(|figure| format!("-{}", figure.name())).collect();
+        let alone = if self.no_baseline { "-no-baseline" } else { "" };
+        let full = if self.full { "-full" } else { "" };
+        Some(format!("{figures}{engine}{alone}{full}{quick}"))
     }
 }
 
@@ -173,18 +249,24 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let raven = raven.canonicalize().with_context(|| format!("{} is not there: build it, or name it with --raven", raven.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let cluster = match arguments.wants_postgres() {
+    let baseline = match arguments.wants_baseline() {
+        // What it lacks keeps nothing else from being measured.
+        true => baseline::prepare(&root).unwrap_or_else(|error| Prepared::Absent(format!("{error:#}").replace('\n', " "))),
+        false => Prepared::Absent("not asked for".to_owned()),
+    };
+    let cluster = match arguments.wants_postgres() || matches!(baseline, Prepared::Ready(_)) {
         true => Some(Cluster::start(&root, &arguments.work.join(format!("raven-bench-pg-{id}")))?),
         false => None,
     };
     let sink = Sink::start()?;
     let bench = Bench {
-        scale: if arguments.quick { Scale::QUICK } else { Scale::FULL },
+        scale: arguments.scale(),
         connections: arguments.connections,
         outstanding: arguments.outstanding,
         binary: Binary { path: raven, provider: sink.address, settings: &[] },
         sink,
         echo: Echo::start(&work.0)?,
+        baseline,
         cluster,
         report: Report::default(),
         begun: Instant::now(),
@@ -231,38 +313,49 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
             bench.report.row(Row { figure: name.to_owned(), measured, goal: "", met: Met::Open, cpu: String::new() });
         }
     };
+    let longest = bench.scale.figure;
     if arguments.wants(Figure::Footprint) {
-        conclude("footprint", figures::footprint::measure(bench).await);
+        conclude("footprint", bounded(longest, figures::footprint::measure(bench)).await);
     }
     if arguments.wants(Figure::Keys) {
-        conclude("keys", figures::guard::keys(bench).await);
+        conclude("keys", bounded(longest, figures::guard::keys(bench)).await);
     }
     if arguments.wants(Figure::Flood) {
-        conclude("flood", figures::guard::flood(bench).await);
+        conclude("flood", bounded(longest, figures::guard::flood(bench)).await);
     }
-    for (work, sqlite, postgres) in
-        [(Work::Accept, Figure::AcceptSqlite, Figure::AcceptPostgres), (Work::Deliver, Figure::DeliverSqlite, Figure::DeliverPostgres)]
-    {
-        let pair = arguments.pair(sqlite, postgres);
-        if !pair.is_empty() {
-            let name = if work == Work::Accept { "accept" } else { "deliver" };
-            conclude(name, figures::throughput::measure(bench, work, &pair, arguments.keys).await);
-        }
+    for (work, pair) in arguments.throughputs() {
+        conclude(work.name(), bounded(longest, figures::throughput::measure(bench, work, &pair, arguments.keys)).await);
+    }
+    if arguments.wants(Figure::DeliverWide) {
+        conclude("deliver-wide", bounded(longest, figures::wide::measure(bench, &engines)).await);
+    }
+    if arguments.wants(Figure::Single) {
+        conclude("single", bounded(longest, figures::single::measure(bench, &engines)).await);
     }
     if arguments.wants(Figure::Latency) {
-        conclude("latency", figures::latency::measure(bench, &engines).await);
+        conclude("latency", bounded(longest, figures::latency::measure(bench, &engines)).await);
     }
-    for engine in &engines {
-        if arguments.wants(Figure::List) {
-            conclude(&format!("list, {}", engine.name()), figures::list::measure(bench, *engine).await);
-        }
-    }
-    for engine in &engines {
-        if arguments.wants(Figure::Decay) {
-            conclude(&format!("decay, {}", engine.name()), figures::decay::measure(bench, *engine).await);
+    // Engine after engine, figure after figure.
+    let each = [Figure::Memory, Figure::Fairness, Figure::Backlog, Figure::List, Figure::Decay, Figure::Sustained];
+    for figure in each.into_iter().filter(|figure| arguments.wants(*figure)) {
+        for engine in engines.iter().copied() {
+            let done = match figure {
+                Figure::Memory => bounded(longest, figures::memory::measure(bench, engine)).await,
+                Figure::Fairness => bounded(longest, figures::fairness::measure(bench, engine)).await,
+                Figure::Backlog => bounded(longest, figures::backlog::measure(bench, engine)).await,
+                Figure::List => bounded(longest, figures::list::measure(bench, engine)).await,
+                Figure::Decay => bounded(longest, figures::decay::measure(bench, engine)).await,
+                _ => bounded(figures::sustained::LONGEST, figures::sustained::measure(bench, engine)).await,
+            };
+            conclude(&format!("{}, {}", figure.name(), engine.name()), done);
         }
     }
     Ok(whole)
+}
+
+/// A figure that hangs must not take the time of all others.
+async fn bounded(longest: Duration, figure: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(longest, figure).await.with_context(|| format!("it took longer than {longest:?}"))?
 }
 
 /// Prints the table, and keeps it.
@@ -273,10 +366,7 @@ fn conclude(bench: &Bench, runtime: &tokio::runtime::Runtime, arguments: &Argume
     };
     let mut out = std::io::stdout();
     write!(out, "{}\n{}", bench.report.table(), bench.report.notes())?;
-    // What is kept is comparable: all figures, as they are by default.
-    if arguments.dry || !arguments.only.is_empty() || arguments.engine.is_some() {
-        return Ok(());
-    }
+    let Some(name) = arguments.keeps_as() else { return Ok(()) };
     let mut machine = machine::describe(root, &bench.work, &postgres);
     let given: Vec<String> = std::env::args().skip(1).collect();
     machine.push(("command", format!("scripts/bench {}", given.join(" ")).trim_end().to_owned()));
@@ -285,9 +375,53 @@ fn conclude(bench: &Bench, runtime: &tokio::runtime::Runtime, arguments: &Argume
     let (date, time) = now.split_once('T').context("a time has a date")?;
     let results = root.join("bench/results");
     std::fs::create_dir_all(&results)?;
-    let (suffix, kind) = if arguments.quick { ("-quick", ", quick") } else { ("", "") };
-    let file = results.join(format!("{date}{suffix}.md"));
+    let kind = if arguments.quick { ", quick" } else { "" };
+    let file = results.join(format!("{date}{name}.md"));
     std::fs::write(&file, bench.report.document(&format!("{date} {} UTC{kind}", &time[..5]), &machine))?;
     writeln!(out, "\nkept in {}", file.strip_prefix(root).unwrap_or(&file).display())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(given: &str) -> Arguments {
+        Arguments::try_parse_from(given.split_ascii_whitespace()).expect("it can be read")
+    }
+
+    #[test]
+    fn a_whole_run_is_kept_and_a_part_when_asked() {
+        let kept = [
+            ("bench", Some("")),
+            ("bench --quick", Some("-quick")),
+            ("bench --dry", None),
+            ("bench --only single", None),
+            ("bench --engine sqlite", None),
+            ("bench --no-baseline", None),
+            ("bench --only single --only load --keep", Some("-single-memory")),
+            ("bench --only decay --full --engine postgres --keep", Some("-decay-postgres-full")),
+        ];
+        for (given, name) in kept {
+            assert_eq!(arguments(given).keeps_as().as_deref(), name, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_takes_long_is_measured_only_by_name_and_has_its_time() {
+        let (whole, named) = (arguments("bench"), arguments("bench --only sustained"));
+        assert!(!whole.wants(Figure::Sustained) && named.wants(Figure::Sustained));
+        assert!(named.scale().budget > Scale::FULL.budget);
+        assert_eq!((whole.scale().stored, arguments("bench --full").scale().stored), (3_000_000, 10_000_000));
+    }
+
+    #[test]
+    fn postgresql_and_the_usual_stack_are_started_for_who_wants_them() {
+        let alone = arguments("bench --only accept-sqlite --no-baseline");
+        assert!(!alone.wants_postgres() && !alone.wants_baseline());
+        assert!(arguments("bench --only accept-sqlite").wants_baseline());
+        assert!(!arguments("bench --only fairness").wants_baseline());
+        assert!(arguments("bench --only fairness").wants_postgres());
+        assert!(!arguments("bench --only fairness --engine sqlite").wants_postgres());
+    }
 }

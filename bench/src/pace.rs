@@ -14,8 +14,6 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::{http, template::Template};
 
-/// Connections, each with a thread of its own that serves every so-manieth request.
-const CONNECTIONS: u64 = 16;
 /// Time for the threads to start.
 const LEAD: Duration = Duration::from_millis(50);
 
@@ -28,6 +26,8 @@ pub(crate) struct Timetable {
     pub(crate) count: u64,
     /// How far apart.
     pub(crate) gap: Duration,
+    /// Connections, each with a thread of its own that serves every so-manieth request.
+    pub(crate) connections: u64,
 }
 
 /// One request.
@@ -40,11 +40,12 @@ pub(crate) struct Sent {
     pub(crate) answered: Instant,
 }
 
-/// Sends them all, and waits for the answers. Blocks.
-pub(crate) fn run(address: SocketAddr, template: &Template, timetable: Timetable) -> Result<Vec<Sent>> {
+/// Sends them all, made of these templates in turn, and waits for the answers. Blocks.
+pub(crate) fn run(address: SocketAddr, templates: &[Template], timetable: Timetable) -> Result<Vec<Sent>> {
     let begin = Instant::now() + LEAD;
     std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..CONNECTIONS).map(|n| scope.spawn(move || send(address, template, timetable, begin, n))).collect();
+        let senders: Vec<_> =
+            (0..timetable.connections).map(|n| scope.spawn(move || send(address, templates, timetable, begin, n))).collect();
         let mut all = Vec::new();
         for sender in senders {
             all.extend(sender.join().map_err(|_| anyhow!("a sender failed"))??);
@@ -53,15 +54,17 @@ pub(crate) fn run(address: SocketAddr, template: &Template, timetable: Timetable
     })
 }
 
-fn send(address: SocketAddr, template: &Template, timetable: Timetable, begin: Instant, offset: u64) -> Result<Vec<Sent>> {
+fn send(address: SocketAddr, templates: &[Template], timetable: Timetable, begin: Instant, offset: u64) -> Result<Vec<Sent>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    let mut request = template.copy();
+    let mut requests: Vec<Vec<u8>> = templates.iter().map(Template::copy).collect();
     let mut buffer = vec![0; 16 * 1024];
     let mut sent = Vec::new();
-    for n in (offset..timetable.count).step_by(CONNECTIONS as usize) {
+    for n in (offset..timetable.count).step_by(timetable.connections as usize) {
         let number = timetable.first + n;
-        template.write(&mut request, number);
+        let turn = n as usize % templates.len();
+        let request = &mut requests[turn];
+        templates[turn].write(request, number);
         let due = begin + timetable.gap * u32::try_from(n)?;
         let wait = due.saturating_duration_since(Instant::now());
         let at = if wait.is_zero() {
@@ -70,7 +73,7 @@ fn send(address: SocketAddr, template: &Template, timetable: Timetable, begin: I
             std::thread::sleep(wait);
             Instant::now()
         };
-        stream.write_all(&request)?;
+        stream.write_all(request)?;
         let mut filled = 0;
         let head = loop {
             let read = stream.read(&mut buffer[filled..])?;
@@ -92,15 +95,18 @@ mod tests {
     use crate::{sink::Sink, template::Keys};
 
     #[test]
-    fn each_number_is_sent_once_and_counts_from_no_earlier_than_it_was_due() {
+    fn each_number_is_sent_once_by_the_template_whose_turn_it_is_and_counts_from_no_earlier_than_it_was_due() {
         let sink = Sink::start().expect("it starts");
         sink.note();
-        let template = Template::message("k", "mark##########", Keys::Absent);
-        let timetable = Timetable { first: 100, count: 40, gap: Duration::from_micros(200) };
-        let mut sent = run(sink.address, &template, timetable).expect("all are answered");
+        let templates = ["mark##########", "##########"].map(|text| Template::message("k", text, Keys::Absent));
+        let timetable = Timetable { first: 100, count: 40, gap: Duration::from_micros(200), connections: 3 };
+        let mut sent = run(sink.address, &templates, timetable).expect("all are answered");
         sent.sort_by_key(|s| s.number);
         assert_eq!(sent.iter().map(|s| s.number).collect::<Vec<_>>(), (100..140).collect::<Vec<_>>());
         assert!(sent.iter().all(|s| s.answered >= s.at));
-        assert_eq!(sink.take_notes().len(), 40);
+        let mut marked: Vec<u64> = sink.take_notes().iter().map(|n| n.0).collect();
+        marked.sort_unstable();
+        assert_eq!(marked, (100..140).step_by(2).collect::<Vec<_>>());
+        assert_eq!(sink.arrivals().count(), 40);
     }
 }

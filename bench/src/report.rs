@@ -19,6 +19,15 @@ impl Met {
     pub(crate) const fn of(met: bool) -> Self {
         if met { Self::Yes } else { Self::No }
     }
+
+    /// Both goals together: one that was missed decides, then one that can't be told.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Open, _) | (_, Self::Open) => Self::Open,
+            (Self::Yes, Self::Yes) => Self::Yes,
+        }
+    }
 }
 
 /// A line of the table.
@@ -108,6 +117,16 @@ mod tests {
         let document = report.document("Title", &[("kernel", "6".to_owned())]);
         for part in ["# Title\n", "- kernel: 6\n", "| a | 1 %", "- because\n"] {
             assert!(document.contains(part), "{part} is missing in {document}");
+        }
+    }
+
+    #[test]
+    fn of_two_goals_the_worse_one_counts() {
+        let all = [Met::Yes, Met::Open, Met::No];
+        for (a, first) in all.into_iter().enumerate() {
+            for (b, second) in all.into_iter().enumerate() {
+                assert_eq!(first.and(second), all[a.max(b)], "{first:?} and {second:?}");
+            }
         }
     }
 

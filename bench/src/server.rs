@@ -31,6 +31,9 @@ const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// The same in bytes.
 pub(crate) const MASTER_KEY_BYTES: [u8; 32] = [0; 32];
 
+/// A username at the provider that nothing is special about.
+pub(crate) const USERNAME: &str = "acme";
+
 /// Which half of the work a server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -157,20 +160,18 @@ pub(crate) struct Tenant {
 impl Server {
     /// Makes a tenant with a live key and a config of Africa's Talking.
     pub(crate) async fn tenant(&self) -> Result<Tenant> {
+        self.tenants(&[("bench", USERNAME)]).await?.pop().context("a tenant was made")
+    }
+
+    /// Makes several, each with a slug and a username at the provider.
+    pub(crate) async fn tenants(&self, wanted: &[(&str, &str)]) -> Result<Vec<Tenant>> {
         let bearer = format!("Bearer {}", self.binary.token(&self.place)?);
         let mut connection = Connection::open(self.address).await?;
-        let human = [("authorization", bearer.as_str())];
-        let tenant = post(&mut connection, "/v1/admin/tenants", &human, &json!({"name": "Bench", "slug": "bench"})).await?;
-        let within = [("authorization", bearer.as_str()), ("x-tenant-slug", "bench")];
-        let key = json!({"name": "bench", "environment": "live", "rateLimitRpm": 100_000_000});
-        let key = post(&mut connection, "/v1/admin/api-keys", &within, &key).await?;
-        let config = json!({"provider": "africas_talking", "label": "Loopback", "publicConfig": {"username": "acme"}, "secretConfig": {"api_key": "atsk_0000000000000000"}});
-        let config = post(&mut connection, "/v1/admin/providers", &within, &config).await?;
-        Ok(Tenant {
-            id: uuid_of(&tenant["id"])?,
-            config: uuid_of(&config["id"])?,
-            api_key: key["plaintext"].as_str().context("no key")?.to_owned(),
-        })
+        let mut all = Vec::new();
+        for (slug, username) in wanted {
+            all.push(make(&mut connection, &bearer, slug, username).await.with_context(|| format!("tenant {slug}"))?);
+        }
+        Ok(all)
     }
 
     /// Where a load goes that sends as this tenant, with numbers from `first` on.
@@ -185,6 +186,22 @@ impl Server {
         ensure!(status.success(), "raven ended with {status}");
         Ok(self.place)
     }
+}
+
+/// A tenant, over the API.
+async fn make(connection: &mut Connection, bearer: &str, slug: &str, username: &str) -> Result<Tenant> {
+    let tenant = json!({"name": "Bench", "slug": slug});
+    let tenant = post(connection, "/v1/admin/tenants", &[("authorization", bearer)], &tenant).await?;
+    let within = [("authorization", bearer), ("x-tenant-slug", slug)];
+    let key = json!({"name": "bench", "environment": "live", "rateLimitRpm": 100_000_000});
+    let key = post(connection, "/v1/admin/api-keys", &within, &key).await?;
+    let config = json!({"provider": "africas_talking", "label": "Loopback", "publicConfig": {"username": username}, "secretConfig": {"api_key": "atsk_0000000000000000"}});
+    let config = post(connection, "/v1/admin/providers", &within, &config).await?;
+    Ok(Tenant {
+        id: uuid_of(&tenant["id"])?,
+        config: uuid_of(&config["id"])?,
+        api_key: key["plaintext"].as_str().context("no key")?.to_owned(),
+    })
 }
 
 async fn post(connection: &mut Connection, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {

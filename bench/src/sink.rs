@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -23,12 +23,20 @@ use crate::{
 
 /// What stands before a number in a text whose arrival is to be noted.
 pub(crate) const MARK: &str = "mark";
+/// The username of tenants whose provider is in trouble: it takes [`HOLD`] for each answer, so its lane is always full.
+pub(crate) const SLOW: &str = "slow";
+/// How a form of theirs begins.
+const SLOW_FORM: &[u8] = b"username=slow&";
+/// How long it takes for them.
+const HOLD: Duration = Duration::from_secs(1);
 /// Bytes of a request that are read at most.
 const REQUEST_MAX: usize = 64 * 1024;
 
 #[derive(Default)]
 struct Counters {
     arrivals: AtomicU64,
+    /// Of them, those that were answered late.
+    held: AtomicU64,
     /// Are arrivals noted one by one?
     noting: AtomicBool,
     notes: Mutex<Vec<(u64, Instant)>>,
@@ -80,6 +88,11 @@ impl Sink {
         Arrivals(self.counters.clone())
     }
 
+    /// Requests of [`SLOW`] that arrived so far.
+    pub(crate) fn held(&self) -> u64 {
+        self.counters.held.load(Ordering::Relaxed)
+    }
+
     /// From now on the arrival of each marked text is noted.
     pub(crate) fn note(&self) {
         self.counters.noting.store(true, Ordering::Relaxed);
@@ -127,6 +140,10 @@ async fn serve(mut stream: TcpStream, counters: Arc<Counters>) -> std::io::Resul
             {
                 counters.notes.lock().unwrap_or_else(PoisonError::into_inner).push((mark, now));
             }
+            if buffer[head.len..head.total()].starts_with(SLOW_FORM) {
+                counters.held.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(HOLD).await;
+            }
             template.write(&mut answer, number);
             stream.write_all(&answer).await?;
             buffer.copy_within(head.total()..filled, 0);
@@ -161,6 +178,26 @@ mod tests {
         assert_eq!((head.status, head.total()), (201, copy.len()));
         let body: serde_json::Value = serde_json::from_slice(&copy[head.len..]).expect("it is JSON");
         assert_eq!(body["SMSMessageData"]["Recipients"][0]["messageId"], "ATXid_0000000007");
+    }
+
+    #[tokio::test]
+    async fn who_is_slow_keeps_nobody_else_waiting() {
+        let form = format!("username={SLOW}&to=1");
+        assert!(form.as_bytes().starts_with(SLOW_FORM));
+        let sink = Sink::start().expect("it starts");
+        let slow = http::request("POST", "/version1/messaging", &[], &form);
+        let (mut first, mut second) = (
+            http::Connection::open(sink.address).await.expect("it listens"),
+            http::Connection::open(sink.address).await.expect("it listens"),
+        );
+        let waits = tokio::spawn(async move { first.call(&slow).await.map(|a| a.status) });
+        while sink.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let quick = http::request("POST", "/version1/messaging", &[], "username=acme&to=1");
+        assert_eq!(second.call(&quick).await.expect("it answers").status, 201);
+        assert_eq!((sink.held(), sink.arrivals().count()), (1, 2));
+        waits.abort();
     }
 
     #[tokio::test]

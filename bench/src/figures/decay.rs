@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     Bench,
     list::filled,
-    throughput::{Subject, Window, window},
+    throughput::{Drive, Subject, Window, cpu_of, window},
 };
 use crate::{
     database::Engine,
@@ -18,8 +18,8 @@ use crate::{
 
 /// Messages of the small database.
 const FEW: u64 = 10_000;
-/// Goal.
-const LEAST: f64 = 0.8;
+/// Goal, and the messages it is about.
+const LEAST: (f64, u64) = (0.8, 10_000_000);
 
 /// Measures an engine.
 pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
@@ -47,8 +47,13 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
         bench.report.row(Row {
             figure: format!("decay, {}, {kind} keys", engine.name()),
             measured: format!("× {ratio:.2} ({} at {}, {} at {FEW})", middle(&many), bench.scale.stored, middle(&few)),
-            goal: if keys == Keys::Sequential { "≥ 0.8 (3,000,000 to 10,000)" } else { "reported" },
-            met: if bench.scale.full && keys == Keys::Sequential { Met::of(ratio >= LEAST) } else { Met::Open },
+            goal: if keys == Keys::Sequential { "≥ 0.8 (10,000,000 to 10,000)" } else { "reported" },
+            met: match keys {
+                Keys::Sequential if bench.scale.stored >= LEAST.1 => Met::of(ratio >= LEAST.0),
+                // What is missed with fewer messages is missed; what is met tells nothing yet.
+                Keys::Sequential if bench.scale.full && ratio < LEAST.0 => Met::No,
+                _ => Met::Open,
+            },
             cpu: String::new(),
         });
         let rounds: Vec<String> = ratios
@@ -68,5 +73,6 @@ async fn side(bench: &Bench, engine: Engine, name: &str, count: u64, keys: Keys)
 }
 
 async fn look(bench: &Bench, engine: Engine, (server, target): &(Server, Target)) -> Result<Window> {
-    window(bench, &Subject { target, pid: server.process.id(), engine: Some(engine), database: None }, None).await
+    let cpu = || cpu_of(bench, server, engine);
+    window(bench, &Subject { target, cpu: &cpu, ledger: None }, Drive { connections: bench.connections, gate: None }).await
 }

@@ -44,8 +44,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<()> {
     line(
         "footprint, memory at rest",
         format!("{memory:.1} MB ({anonymous:.1} MB of it allocated, the rest pages of the program)"),
-        "≤ 30 MB",
-        Met::of(memory <= 30.0),
+        "≤ 25 MB",
+        Met::of(memory <= 25.0),
     );
     let milliseconds = first_start.as_secs_f64() * 1e3;
     line(

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Bench;
 use crate::{
     database::Engine,
-    fill::Fill,
+    fill::{Fill, Progress},
     http::{self, Connection},
     report::{Met, Row},
     server::{Role, Server, Tenant},
@@ -94,7 +94,7 @@ pub(crate) async fn filled(bench: &Bench, engine: Engine, name: &str, count: u64
     let tenant = server.tenant().await?;
     // An embedded database belongs to its server; a PostgreSQL is filled the same way.
     server.stop().await?;
-    let fill = Fill { tenant: tenant.id, config: tenant.config, count, keys };
+    let fill = Fill { tenant: tenant.id, config: tenant.config, count, keys, progress: Progress::Sent };
     fill.run(&place.database().await?).await?;
     Ok((bench.binary.serve(&place, Role::Api).await?, tenant))
 }

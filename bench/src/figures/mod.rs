@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
+    baseline::Prepared,
     cluster::Cluster,
     database::Engine,
     report::Report,
@@ -15,12 +16,19 @@ use crate::{
     sink::Sink,
 };
 
+pub(crate) mod backlog;
 pub(crate) mod decay;
+pub(crate) mod fairness;
 pub(crate) mod footprint;
 pub(crate) mod guard;
 pub(crate) mod latency;
 pub(crate) mod list;
+pub(crate) mod memory;
+mod quiet;
+pub(crate) mod single;
+pub(crate) mod sustained;
 pub(crate) mod throughput;
+pub(crate) mod wide;
 
 /// How long and how often things are measured.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +45,18 @@ pub(crate) struct Scale {
     pub(crate) listed: u64,
     /// Messages of the large database in `decay`.
     pub(crate) stored: u64,
+    /// Messages that wait in `backlog`.
+    pub(crate) behind: u64,
+    /// Messages of one window of the quiet tenant in `fairness` and `backlog`.
+    pub(crate) quiet: u64,
+    /// The longest that `sustained` goes on, the most messages it stores, and how long its parts are.
+    pub(crate) lasting: Duration,
+    pub(crate) stream: u64,
+    pub(crate) part: Duration,
     /// Starts in `footprint`.
     pub(crate) starts: usize,
+    /// The longest that one figure takes, of one engine where engines are measured one after the other.
+    pub(crate) figure: Duration,
     /// The longest that the whole run takes.
     pub(crate) budget: Duration,
     /// Do the sizes that the goals name hold?
@@ -48,18 +66,28 @@ pub(crate) struct Scale {
 impl Scale {
     /// What the goals are about.
     pub(crate) const FULL: Self = Self {
-        rounds: 3,
+        rounds: 5,
         warm: Duration::from_secs(1),
         window: Duration::from_secs(4),
         paced: 1000,
         listed: 1_000_000,
         stored: 3_000_000,
+        behind: 5_000_000,
+        quiet: 200,
+        lasting: Duration::from_secs(10 * 60),
+        stream: 10_000_000,
+        part: Duration::from_secs(30),
         starts: 10,
-        budget: Duration::from_secs(15 * 60),
+        figure: Duration::from_secs(10 * 60),
+        budget: Duration::from_secs(40 * 60),
         full: true,
     };
 
-    /// Shorter windows and a tenth of the rows: a look, not a judgement on `list` and `decay`.
+    /// The same, and as many messages in `decay` as its goal is about.
+    pub(crate) const LARGE: Self =
+        Self { stored: 10_000_000, figure: Duration::from_secs(40 * 60), budget: Duration::from_secs(120 * 60), ..Self::FULL };
+
+    /// Shorter windows, fewer rounds and a tenth of the rows: a look, not a judgement on what needs many of them.
     pub(crate) const QUICK: Self = Self {
         rounds: 3,
         warm: Duration::from_millis(500),
@@ -67,8 +95,14 @@ impl Scale {
         paced: 400,
         listed: 100_000,
         stored: 300_000,
+        behind: 500_000,
+        quiet: 80,
+        lasting: Duration::from_secs(20),
+        stream: 1_000_000,
+        part: Duration::from_secs(5),
         starts: 5,
-        budget: Duration::from_secs(4 * 60),
+        figure: Duration::from_secs(3 * 60),
+        budget: Duration::from_secs(10 * 60),
         full: false,
     };
 }
@@ -84,6 +118,8 @@ pub(crate) struct Bench {
     pub(crate) binary: Binary,
     pub(crate) sink: Sink,
     pub(crate) echo: Echo,
+    /// The usual stack, if a figure wants it and it is there.
+    pub(crate) baseline: Prepared,
     /// There when a figure wants it.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) report: Report,
