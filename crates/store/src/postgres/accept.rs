@@ -21,10 +21,17 @@ use crate::{
 
 // The candidates come sorted by key and keep that order (`n`), so that two batches never wait for each other in a circle.
 // What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
-// to the rows that are asked for, whatever way it joins them. Whether a quota has room is decided before any key is taken:
+// to the rows that are asked for, whatever way it joins them. Tenants, keys and slices are few in a batch, so they are read
+// once and not for each message. Whether a quota has room is decided before any key is taken:
 // what is turned away uses up none. A slice that somebody took tokens back from meanwhile refuses its debit (a constraint).
 const ACCEPT: &str = "
-WITH candidate AS MATERIALIZED (
+WITH tenant AS MATERIALIZED (
+  SELECT id FROM tenants WHERE id = ANY ($29::uuid[]) AND status = 1
+), key AS MATERIALIZED (
+  SELECT id, tenant_id FROM api_keys WHERE id = ANY ($30::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)
+), slice AS MATERIALIZED (
+  SELECT tenant_id, day, slot, granted, used FROM quotas WHERE tenant_id = ANY ($29) AND day = ANY ($31::integer[]) AND slot = ANY ($32::smallint[])
+), candidate AS MATERIALIZED (
   SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2
     WHEN c.quota IS NOT NULL AND c.ordinal > LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) THEN 3 ELSE 0 END AS refusal
   FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
@@ -33,9 +40,9 @@ WITH candidate AS MATERIALIZED (
     WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
       external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
       started, config_id, encoding, day, slot, quota, ordinal, audit, priority, n)
-  LEFT JOIN tenants t ON t.id = c.tenant_id AND t.id = ANY ($3) AND t.status = 1
-  LEFT JOIN api_keys k ON k.id = c.key_id AND k.id = ANY ($7) AND k.tenant_id = c.tenant_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $1)
-  LEFT JOIN quotas q ON q.tenant_id = c.tenant_id AND q.tenant_id = ANY ($3) AND q.day = c.day AND q.slot = c.slot AND c.quota IS NOT NULL
+  LEFT JOIN tenant t ON t.id = c.tenant_id
+  LEFT JOIN key k ON k.id = c.key_id AND k.tenant_id = c.tenant_id
+  LEFT JOIN slice q ON q.tenant_id = c.tenant_id AND q.day = c.day AND q.slot = c.slot
   ORDER BY c.n
 ), claimed AS (
   INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
@@ -56,7 +63,7 @@ WITH candidate AS MATERIALIZED (
 ), debit AS (
   UPDATE quotas q SET used = q.used + a.messages
   FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
-  WHERE q.tenant_id = ANY ($3) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
+  WHERE q.tenant_id = ANY ($29) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
 ), usage AS (
   INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages)
   SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*)
@@ -65,7 +72,8 @@ WITH candidate AS MATERIALIZED (
 ), audit AS (
   INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, seq, audit FROM accepted WHERE audit IS NOT NULL
 )
-SELECT c.seq, c.refusal FROM candidate c WHERE c.seq NOT IN (SELECT seq FROM accepted)";
+SELECT c.seq, c.refusal FROM candidate c
+WHERE (SELECT count(*) FROM accepted) < cardinality($2) AND c.seq NOT IN (SELECT seq FROM accepted)";
 
 // The codes that the statement spells out. The urgency of what was not tried yet is the message's priority.
 const _: () = {
@@ -128,12 +136,24 @@ struct Columns<'b> {
     ordinal: Vec<Option<i64>>,
     audit: Vec<Option<&'b str>>,
     priority: Vec<i16>,
+    /// Each once.
+    tenants: Vec<Uuid>,
+    keys: Vec<Uuid>,
+    days: Vec<i32>,
+    slots: Vec<i16>,
     debits: HashMap<Slice, i64>,
 }
 
 /// The slice of a quota that a message is debited from, if it counts.
 fn slice(m: &NewMessage) -> Slice {
     Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot: i16::from(m.seq.slot()) }
+}
+
+/// Adds what is not the last one already. (One that comes again later does no harm.)
+fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
+    if all.last() != Some(&one) {
+        all.push(one);
+    }
 }
 
 impl<'b> Columns<'b> {
@@ -171,6 +191,13 @@ impl<'b> Columns<'b> {
         }));
         self.audit.push(m.audit.as_deref());
         self.priority.push(m.priority.code());
+        // Messages come sorted by tenant, and most of a batch have the key and the slice of the one before.
+        note(&mut self.tenants, m.tenant.0);
+        if let Some(key) = m.key {
+            note(&mut self.keys, key.0);
+        }
+        note(&mut self.days, slice.day);
+        note(&mut self.slots, slice.slot);
     }
 
     /// Accepts, and tells by seq which rows were not.
@@ -207,6 +234,10 @@ impl<'b> Columns<'b> {
                     &self.ordinal,
                     &self.audit,
                     &self.priority,
+                    &self.tenants,
+                    &self.keys,
+                    &self.days,
+                    &self.slots,
                 ],
             )
             .await?;

@@ -75,7 +75,7 @@ impl PostgresStore {
         let pool = |size| Connections::new(&config, &tls, size);
         let store = Self {
             general: pool(GENERAL)?,
-            writers: (0..WRITERS).map(|_| pool(1)).collect::<Result<_>>()?,
+            writers: (0..WRITERS).map(|_| Connections::new(&connection::joining_by_hash(&config), &tls, 1)).collect::<Result<_>>()?,
             markers: Connections::new(&connection::joining_by_hash(&config), &tls, MARKERS)?,
             line: listen::Line::new(&direct.0, &direct.1),
             direct,
