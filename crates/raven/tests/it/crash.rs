@@ -245,13 +245,24 @@ pub(crate) fn simulator() -> (tokio::runtime::Runtime, AfricasTalking) {
     (runtime, sim)
 }
 
+/// How often something is killed in one test. `scripts/kill9` asks for more than fits into a test run.
+#[expect(clippy::disallowed_methods, reason = "it decides how long a test runs, and nothing of what it tests")]
+fn kills() -> usize {
+    std::env::var("RAVEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+/// What `scripts/kill9` reads.
+fn tell(kills: usize, accepted: usize, unknown: usize) {
+    println!("kills={kills} accepted={accepted} sent={} unknown={unknown}", accepted - unknown);
+}
+
 fn killed_again_and_again(database_url: Option<String>) {
     let (runtime, sim) = simulator();
     let server = Server::new(sim.base_url(), database_url);
     let mut running = server.start();
     let sender = Arc::new(server.tenant());
     let load = Load::start(&sender);
-    for _ in 0..5 {
+    for _ in 0..kills() {
         load.grow(100);
         running.signal("KILL");
         running.end();
@@ -260,9 +271,10 @@ fn killed_again_and_again(database_url: Option<String>) {
     }
     load.grow(50);
     let accepted = load.finish();
-    assert!(accepted.len() >= 550);
-    expect_each_once(&sender, &accepted, &sim);
+    assert!(accepted.len() >= 100 * kills() + 50);
+    let unknown = expect_each_once(&sender, &accepted, &sim);
     server.expect_nothing_wrong();
+    tell(kills(), accepted.len(), unknown);
     running.signal("TERM");
     assert_eq!(running.end(), 0, "{}", running.seen);
     drop(sim);
@@ -281,6 +293,71 @@ fn kill_9_under_load_loses_and_doubles_nothing_on_postgres() {
     killed_again_and_again(Some(database.url.clone()));
     let _inside = runtime.enter();
     drop(database);
+}
+
+/// A PostgreSQL of its own, with fsync on, that is there to be killed.
+struct Cluster {
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let cluster = Self { folder: folder() };
+        // It is run by another user, who has to get in.
+        std::fs::set_permissions(cluster.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        cluster.script(&["start", "--durable"]);
+        cluster
+    }
+
+    fn script(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/postgres"));
+        let output = command.args(arguments).env("RAVEN_TEST_PG_DIR", self.folder.path().join("cluster")).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn kill(&self) {
+        let pid = std::fs::read_to_string(self.folder.path().join("cluster/data/postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap();
+        assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.script(&["stop"]);
+    }
+}
+
+#[test]
+fn kill_9_of_postgres_under_load_loses_and_doubles_nothing() {
+    let cluster = Cluster::start();
+    let (runtime, sim) = simulator();
+    let server = Server::new(sim.base_url(), Some(cluster.script(&["url"])));
+    let mut migrate = raven_with_secrets(server.folder.path(), &["migrate"]);
+    server.environment(&mut migrate);
+    assert_eq!(run(migrate).0, 0);
+    let mut running = server.start();
+    let sender = Arc::new(server.tenant());
+    let load = Load::start(&sender);
+    for _ in 0..kills() {
+        load.grow(100);
+        let refused = load.refused.load(Ordering::SeqCst);
+        cluster.kill();
+        patiently("503 while the database is down", || load.refused.load(Ordering::SeqCst) >= refused + 4);
+        cluster.script(&["restart"]);
+    }
+    load.grow(50);
+    let accepted = load.finish();
+    let unknown = expect_each_once(&sender, &accepted, &sim);
+    // The server lived on, so every outcome was kept until the database was back.
+    assert_eq!(unknown, 0);
+    server.expect_nothing_wrong();
+    tell(kills(), accepted.len(), unknown);
+    running.signal("TERM");
+    assert_eq!(running.end(), 0, "{}", running.seen);
+    drop(sim);
+    runtime.shutdown_background();
 }
 
 /// A wire to PostgreSQL that can be cut.
