@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use raven_core::{Channel, Environment, EventKind, Seq, Status, TenantId, Timestamp};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::{
     SqliteStore, claim,
@@ -37,11 +37,13 @@ const START_MESSAGE: &str = "UPDATE messages SET status = ?2 WHERE seq = ?1 AND 
 const INSERT_EVENT: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt, started_at, detail, payload)
   SELECT ?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8
   WHERE NOT EXISTS (SELECT 1 FROM events WHERE message_seq = ?1 AND kind = ?3 AND at = ?4 AND attempt = ?5)";
+const INSERT_FIRST: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt, started_at, detail, payload)
+  VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 const RAISE: &str = "UPDATE messages SET status = max(status, ?3), provider = coalesce(?4, provider), config_id = coalesce(?5, config_id),
     provider_message_id = coalesce(?6, provider_message_id), segments = coalesce(?7, segments), cost_currency = coalesce(?8, cost_currency),
     cost_micros = coalesce(?9, cost_micros), failure_reason = coalesce(?10, failure_reason)
   WHERE seq = ?1 AND tenant_id = ?2";
-const STATE: &str = "SELECT m.status, m.environment, m.channel, j.attempt, j.epoch
+const STATE: &str = "SELECT m.status, m.environment, m.channel, j.attempt, j.epoch, j.started_at IS NOT NULL
   FROM messages m LEFT JOIN jobs j ON j.seq = m.seq WHERE m.seq = ?1 AND m.tenant_id = ?2";
 const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
 // What is to be sent again is a retry from now on.
@@ -77,6 +79,8 @@ struct State {
     environment: Environment,
     channel: Channel,
     job: Option<(i16, Option<i64>)>,
+    /// Is an attempt under way?
+    started: bool,
 }
 
 fn state(row: &Row<'_>) -> rusqlite::Result<State> {
@@ -86,55 +90,73 @@ fn state(row: &Row<'_>) -> rusqlite::Result<State> {
         environment: code(row, 1, Environment::from_code)?,
         channel: code(row, 2, Channel::from_code)?,
         job: attempt.map(|attempt| (attempt, epoch)),
+        started: row.get(5)?,
     })
 }
 
-fn settle(c: &Connection, lease: Lease, s: &Settlement, outcomes: &mut Outcomes) -> Result<()> {
-    let (seq, tenant) = (s.seq.0, Id(s.tenant.0));
-    // A message that is gone (its tenant was deleted) must not leave events behind.
-    let Some(before) = c.prepare_cached(STATE)?.query_row(params![seq, tenant], state).optional()? else { return Ok(()) };
-    let job = before.job;
-    let started_at = s.started_at.map(Timestamp::millis);
-    c.prepare_cached(INSERT_EVENT)?.execute(params![
-        seq,
-        tenant,
-        s.kind.code(),
-        s.at.millis(),
-        s.attempt,
-        started_at,
-        s.detail,
-        s.payload
-    ])?;
-    if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
-        let config = s.config.map(|c| Id(c.0));
-        let status = s.status.code();
-        c.prepare_cached(RAISE)?.execute(params![
-            seq,
-            tenant,
-            status,
-            s.provider,
-            config,
-            s.provider_message_id,
-            s.segments,
-            s.cost_currency,
-            s.cost_micros,
-            s.failure_reason,
-        ])?;
-        if s.status.is_settled() && s.status > before.status {
-            outcomes.add(s.tenant, s.seq, before.environment, before.channel, s.status);
-        }
+/// The statements of settling, taken from the cache once a batch.
+struct Settling<'c> {
+    state: CachedStatement<'c>,
+    event: CachedStatement<'c>,
+    further_event: CachedStatement<'c>,
+    raise: CachedStatement<'c>,
+    finish: CachedStatement<'c>,
+    reschedule: CachedStatement<'c>,
+    outcomes: Outcomes,
+}
+
+impl<'c> Settling<'c> {
+    fn new(c: &'c Connection) -> Result<Self> {
+        Ok(Self {
+            state: c.prepare_cached(STATE)?,
+            event: c.prepare_cached(INSERT_FIRST)?,
+            further_event: c.prepare_cached(INSERT_EVENT)?,
+            raise: c.prepare_cached(RAISE)?,
+            finish: c.prepare_cached(FINISH)?,
+            reschedule: c.prepare_cached(RESCHEDULE)?,
+            outcomes: Outcomes::default(),
+        })
     }
-    let ours = job.is_some_and(|(attempt, epoch)| attempt == s.attempt && epoch.is_none_or(|epoch| epoch == lease.0));
-    match s.next {
-        _ if !ours => {}
-        Next::Done => {
-            c.prepare_cached(FINISH)?.execute([seq])?;
+
+    fn settle(&mut self, lease: Lease, s: &Settlement) -> Result<()> {
+        let (seq, tenant) = (s.seq.0, Id(s.tenant.0));
+        // A message that is gone (its tenant was deleted) must not leave events behind.
+        let Some(before) = self.state.query_row(params![seq, tenant], state).optional()? else { return Ok(()) };
+        let job = before.job;
+        let ours = job.is_some_and(|(attempt, epoch)| attempt == s.attempt && epoch.is_none_or(|epoch| epoch == lease.0));
+        // The attempt ends with its settlement. Where it is still under way this one comes for the first time, so there is no need
+        // to look for its event.
+        let event = if ours && before.started { &mut self.event } else { &mut self.further_event };
+        let started_at = s.started_at.map(Timestamp::millis);
+        event.execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
+        if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
+            self.raise.execute(params![
+                seq,
+                tenant,
+                s.status.code(),
+                s.provider,
+                s.config.map(|c| Id(c.0)),
+                s.provider_message_id,
+                s.segments,
+                s.cost_currency,
+                s.cost_micros,
+                s.failure_reason,
+            ])?;
+            if s.status.is_settled() && s.status > before.status {
+                self.outcomes.add(s.tenant, s.seq, before.environment, before.channel, s.status);
+            }
         }
-        Next::At(action, at) => {
-            c.prepare_cached(RESCHEDULE)?.execute(params![seq, action.code(), at.millis()])?;
+        match s.next {
+            _ if !ours => {}
+            Next::Done => {
+                self.finish.execute([seq])?;
+            }
+            Next::At(action, at) => {
+                self.reschedule.execute(params![seq, action.code(), at.millis()])?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Takes one job away from an epoch that is over.
@@ -170,9 +192,9 @@ impl Queue for SqliteStore {
     async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()> {
         let settlements = settlements.to_vec();
         self.write(move |c| {
-            let mut outcomes = Outcomes::default();
-            settlements.iter().try_for_each(|s| settle(c, lease, s, &mut outcomes))?;
-            outcomes.store(c)
+            let mut settling = Settling::new(c)?;
+            settlements.iter().try_for_each(|s| settling.settle(lease, s))?;
+            settling.outcomes.store(c)
         })
         .await
     }
