@@ -1,4 +1,4 @@
-//! The writers' end of acceptance. Whenever a writer can take more, it is offered all that waits (no timer): it asks for
+//! One writer's end of acceptance. Whenever the writer can take more, it is offered all that waits (no timer): it asks for
 //! the messages at the moment when it begins to write, so a batch holds whatever came while the one before was committed.
 //! Only when a batch is durable is anybody answered, and only then is a message handed to dispatch.
 
@@ -22,6 +22,8 @@ use crate::{
 
 /// Messages in one transaction at most.
 const BATCH: usize = 500;
+/// Batches on their way at a time: one that is committed, and one that is asked for as soon as the writer is free.
+const UNDER_WAY: usize = 2;
 
 /// A message that waits to be accepted.
 pub(crate) struct Waiting {
@@ -35,9 +37,6 @@ pub(crate) struct Waiting {
 pub(crate) struct Coalescer {
     /// The writer's number.
     writer: usize,
-    /// Batches on their way at a time. Where there is one writer, two: one that is committed, and one that it asks for as soon
-    /// as it is free. Several are each offered what waits when they are.
-    most: usize,
     desk: Arc<Desk>,
 }
 
@@ -96,11 +95,7 @@ struct Leader {
 impl Coalescer {
     pub(crate) fn new(parts: Parts, writer: usize, inlet: Arc<Inlet<Waiting>>) -> Self {
         let Parts { store, clock, membership, dispatch, metrics, .. } = parts;
-        Self {
-            writer,
-            most: if store.writers() == 1 { 2 } else { 1 },
-            desk: Arc::new(Desk { store, inlet, clock, membership, dispatch, metrics }),
-        }
+        Self { writer, desk: Arc::new(Desk { store, inlet, clock, membership, dispatch, metrics }) }
     }
 
     /// Has what waits stored until nothing can come any more.
@@ -110,7 +105,7 @@ impl Coalescer {
             tokio::select! {
                 biased;
                 Some((result, batch)) = under_way.next() => self.desk.land(result, batch),
-                more = self.desk.inlet.arrived(), if under_way.len() < self.most => {
+                more = self.desk.inlet.arrived(), if under_way.len() < UNDER_WAY => {
                     if !more {
                         break;
                     }

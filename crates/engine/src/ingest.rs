@@ -1,6 +1,9 @@
 //! Acceptance: the way in. Messages wait in a bounded queue, from which [`crate::coalescer`] has them stored.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use raven_core::{
     Channel, Clock, Environment, IdCipher, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, retry::RetryPolicy, sms::Encoding,
@@ -22,7 +25,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Messages that wait for the writers at most, a quarter of them of one tenant: beyond it, 503.
+/// Messages that wait for one writer at most, a quarter of them of one tenant: beyond it, 503.
 const WAITING: usize = 8192;
 
 /// A message to be accepted, checked by its caller.
@@ -105,7 +108,8 @@ pub(crate) type Answer = Result<Receipt, IngestError>;
 
 /// The way into acceptance.
 pub struct Ingest {
-    inlet: Arc<Inlet<Waiting>>,
+    inlets: Vec<Arc<Inlet<Waiting>>>,
+    hasher: RandomState,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     membership: Arc<Membership>,
@@ -127,10 +131,14 @@ pub(crate) struct Parts {
 impl Ingest {
     /// The way in, and one coalescer for each of the store's writers.
     pub(crate) fn new(parts: &Parts) -> (Self, Vec<Coalescer>) {
-        let inlet = Arc::new(Inlet::new(WAITING));
-        let coalescers = (0..parts.store.writers().max(1)).map(|writer| Coalescer::new(parts.clone(), writer, inlet.clone())).collect();
+        let (inlets, coalescers) = (0..parts.store.writers().max(1))
+            .map(|writer| {
+                let inlet = Arc::new(Inlet::new(WAITING));
+                (inlet.clone(), Coalescer::new(parts.clone(), writer, inlet))
+            })
+            .unzip();
         let Parts { store, clock, membership, ids, metrics, .. } = parts.clone();
-        (Self { inlet, store, clock, membership, ids, metrics }, coalescers)
+        (Self { inlets, hasher: RandomState::new(), store, clock, membership, ids, metrics }, coalescers)
     }
 
     /// Accepts a message: returns when it is durably stored, or replayed, or refused.
@@ -148,8 +156,13 @@ impl Ingest {
             message.content = String::new();
             message.large = true;
         }
+        // A tenant's messages meet in one writer: there equal keys are folded, and batches don't deadlock on them.
+        let inlet = match self.inlets.as_slice() {
+            [only] => only,
+            all => &all[usize::try_from(self.hasher.hash_one(tenant)).unwrap_or(usize::MAX) % all.len()],
+        };
         let (answer, answered) = oneshot::channel();
-        if !self.inlet.push(tenant, Waiting { message, route, answer, arrived: Instant::now() }) {
+        if !inlet.push(tenant, Waiting { message, route, answer, arrived: Instant::now() }) {
             self.metrics.refused.inc();
             return Err(IngestError::Overloaded);
         }

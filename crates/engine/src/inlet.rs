@@ -1,4 +1,4 @@
-//! The bounded queue before the writers. No tenant may have more than a quarter of it: one that sends faster than its messages
+//! The bounded queue before a writer. No tenant may have more than a quarter of it: one that sends faster than its messages
 //! can be stored is told so, and the others don't notice.
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +16,7 @@ struct State<T> {
     closed: bool,
 }
 
-/// The queue: many put in, each writer takes all that waits.
+/// The queue: many put in, one takes out.
 pub(crate) struct Inlet<T> {
     state: Mutex<State<T>>,
     /// Rung when something may be there to take out.
@@ -54,7 +54,8 @@ impl<T> Inlet<T> {
         true
     }
 
-    /// Waits until something waits that nobody is coming for yet. `false`: nothing will come any more.
+    /// Waits until something waits that nobody is coming for yet. `false`: nothing will come any more. For one caller at a
+    /// time.
     pub(crate) async fn arrived(&self) -> bool {
         loop {
             {
@@ -63,8 +64,6 @@ impl<T> Inlet<T> {
                     return true;
                 }
                 if state.closed {
-                    // So does the next one.
-                    self.bell.notify_one();
                     return false;
                 }
             }
@@ -109,8 +108,6 @@ impl<T> Inlet<T> {
         state.counts.clear();
         drop(state);
         drop(waiting);
-        // Who waits now, and one who is about to.
-        self.bell.notify_waiters();
         self.bell.notify_one();
     }
 }

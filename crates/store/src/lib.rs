@@ -67,7 +67,7 @@ pub trait Health: Send + Sync {
     /// The database's own clock, where it has one (PostgreSQL): to see how far this machine's is off.
     async fn database_time(&self) -> Result<Option<raven_core::Timestamp>>;
 
-    /// How many writers accept side by side. Any of them takes any message.
+    /// How many writers accept side by side: messages of one tenant should always go to the same one of them.
     fn writers(&self) -> usize;
 
     /// Reaches the database with a trivial read and, on SQLite, sees that its writer thread lives.

@@ -144,15 +144,10 @@ struct Columns<'b> {
     debits: HashMap<Slice, i64>,
 }
 
-/// The slice of a quota that a message is debited from, if it counts, and that usage is counted in. Each writer of a node has
-/// its own, so that they don't wait for each other's commits.
-fn slice(m: &NewMessage, writer: usize) -> Slice {
-    let slot = i16::from(m.seq.slot()) + SLOTS * i16::try_from(writer).unwrap_or(0);
-    Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot }
+/// The slice of a quota that a message is debited from, if it counts.
+fn slice(m: &NewMessage) -> Slice {
+    Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot: i16::from(m.seq.slot()) }
 }
-
-/// Slots of nodes: a seq has a byte for it.
-const SLOTS: i16 = 256;
 
 /// Adds what is not the last one already. (One that comes again later does no harm.)
 fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
@@ -162,7 +157,7 @@ fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
 }
 
 impl<'b> Columns<'b> {
-    fn push(&mut self, m: &'b NewMessage, writer: usize) {
+    fn push(&mut self, m: &'b NewMessage) {
         let claim = m.idempotency.as_ref();
         self.seq.push(m.seq.0);
         self.tenant.push(m.tenant.0);
@@ -185,7 +180,7 @@ impl<'b> Columns<'b> {
         self.started.push(m.started.is_some());
         self.config.push(m.started.flatten().map(|c| c.0));
         self.encoding.push(m.encoding.map(Encoding::code));
-        let slice = slice(m, writer);
+        let slice = slice(m);
         self.day.push(slice.day);
         self.slot.push(slice.slot);
         self.quota.push(m.quota);
@@ -266,7 +261,6 @@ const REFILLS: usize = 16;
 /// A batch under way: answers are filled in as they become known.
 struct Batch<'b> {
     messages: &'b [NewMessage],
-    writer: usize,
     answers: Vec<Option<Result<Accepted>>>,
     /// Positions of messages that lost their key to an earlier one.
     taken: Vec<usize>,
@@ -276,8 +270,8 @@ struct Batch<'b> {
 }
 
 impl<'b> Batch<'b> {
-    fn new(messages: &'b [NewMessage], writer: usize, now: Timestamp) -> Self {
-        Self { messages, writer, answers: messages.iter().map(|_| None).collect(), taken: Vec::new(), short: Vec::new(), now }
+    fn new(messages: &'b [NewMessage], now: Timestamp) -> Self {
+        Self { messages, answers: messages.iter().map(|_| None).collect(), taken: Vec::new(), short: Vec::new(), now }
     }
 
     /// Positions in `messages`, in the order in which they are stored.
@@ -344,7 +338,7 @@ impl<'b> Batch<'b> {
     async fn accept(&mut self, connection: &mut Connection, stretch: &[usize]) -> Result<(), Failure> {
         let mut columns = Columns::default();
         for i in stretch {
-            columns.push(&self.messages[*i], self.writer);
+            columns.push(&self.messages[*i]);
         }
         let turned = columns.accept(connection, self.now).await?;
         for i in stretch {
@@ -390,7 +384,7 @@ impl<'b> Batch<'b> {
     async fn refill(&mut self, connection: &mut Connection, positions: Vec<usize>) -> Result<Vec<usize>> {
         let mut wanted: BTreeMap<Slice, (i64, i64)> = BTreeMap::new();
         for message in positions.iter().map(|i| &self.messages[*i]) {
-            let (limit, needed) = wanted.entry(slice(message, self.writer)).or_insert((i64::MAX, 0));
+            let (limit, needed) = wanted.entry(slice(message)).or_insert((i64::MAX, 0));
             *limit = (*limit).min(message.quota.unwrap_or(i64::MAX));
             *needed += 1;
         }
@@ -406,8 +400,7 @@ impl<'b> Batch<'b> {
                 Err(failure) => return Err(failure.into_error()),
             }
         }
-        let (refused, room): (Vec<usize>, Vec<usize>) =
-            positions.into_iter().partition(|i| used_up.contains(&slice(&self.messages[*i], self.writer)));
+        let (refused, room): (Vec<usize>, Vec<usize>) = positions.into_iter().partition(|i| used_up.contains(&slice(&self.messages[*i])));
         for i in refused {
             self.answers[i] = Some(Ok(Accepted::Refused(Refusal::Quota)));
         }
@@ -471,22 +464,21 @@ pub(super) async fn accept(store: &PostgresStore, messages: &[NewMessage], now: 
     let Some(first) = messages.first() else { return Ok(Vec::new()) };
     let writer = usize::from(first.tenant.0.as_bytes()[15]) % store.writers.len();
     let mut connection = store.writers[writer].get().await?;
-    accept_over(&mut connection, writer, messages, now).await
+    accept_over(&mut connection, messages, now).await
 }
 
 /// See [`Messages::accept_waiting`](crate::Messages::accept_waiting).
 pub(super) async fn accept_waiting(store: &PostgresStore, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
-    let writer = writer % store.writers.len();
-    let mut connection = store.writers[writer].get().await?;
+    let mut connection = store.writers[writer % store.writers.len()].get().await?;
     let (messages, now) = intake.take();
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    accept_over(&mut connection, writer, &messages, now).await
+    accept_over(&mut connection, &messages, now).await
 }
 
-async fn accept_over(connection: &mut Connection, writer: usize, messages: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
-    let mut batch = Batch::new(messages, writer, now);
+async fn accept_over(connection: &mut Connection, messages: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
+    let mut batch = Batch::new(messages, now);
     if let Err(error) = batch.run(connection).await {
         // What was committed before stays answered; if nothing was, the error is the whole answer.
         if batch.answers.iter().all(Option::is_none) {

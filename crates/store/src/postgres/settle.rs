@@ -24,8 +24,7 @@ WITH job AS (
 )
 SELECT seq, attempt FROM job";
 
-// A settlement whose answer was lost comes again: its event is there then, and stays the only one. (An attempt that is still
-// under way is settled for the first time, so its event is not looked for.) A message that is gone
+// A settlement whose answer was lost comes again: its event is there then, and stays the only one. A message that is gone
 // (its tenant was deleted) gets none.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
 // What rose to a status is counted in rows that other settlements of the tenant count in too: sorted, so that two of them never
@@ -40,14 +39,11 @@ WITH s AS MATERIALIZED (
       config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
 ), before AS MATERIALIZED (
   SELECT seq, tenant_id, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
-), job AS MATERIALIZED (
-  SELECT j.seq, j.attempt > s.attempt AS newer, j.attempt = s.attempt AND j.epoch = $1 AND j.started_at IS NOT NULL AS under_way
-  FROM jobs j JOIN s ON s.seq = j.seq AND s.tenant_id = j.tenant_id WHERE j.seq = ANY ($4)
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
   SELECT s.seq, s.tenant_id, s.kind, s.at, s.attempt, s.started_at, s.detail, s.payload
-  FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id LEFT JOIN job ON job.seq = s.seq
-  WHERE job.under_way OR NOT EXISTS (SELECT FROM events e WHERE e.message_seq = s.seq AND e.message_seq BETWEEN $2 AND $3
+  FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
+  WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
     AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
 ), finished AS (
   DELETE FROM jobs j USING s
@@ -56,7 +52,7 @@ WITH s AS MATERIALIZED (
   UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL,
     urgency = CASE WHEN s.action = 1 THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END
   FROM s
-  WHERE j.seq = ANY ($22) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), message AS (
   UPDATE messages m SET
     status = GREATEST(m.status, s.status),
@@ -69,7 +65,7 @@ WITH s AS MATERIALIZED (
     failure_reason = COALESCE(s.failure_reason, m.failure_reason)
   FROM s
   WHERE m.seq = ANY ($4) AND m.seq BETWEEN $2 AND $3 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
-    AND NOT EXISTS (SELECT FROM job WHERE job.seq = s.seq AND job.newer)
+    AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)
   RETURNING m.seq, m.tenant_id, m.environment, m.channel, s.status
 )
 INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
@@ -170,8 +166,6 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
         Next::Done => None,
         Next::At(action, at) => Some((action.code(), at.millis())),
     };
-    // Most end their jobs, and then there is nothing to look for.
-    let rescheduled: Vec<i64> = round.iter().filter(|s| next(s).is_some()).map(|s| s.seq.0).collect();
     connection
         .execute(
             SETTLE,
@@ -197,7 +191,6 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
                 &column(round, |s| s.payload.as_deref()),
                 &column(round, |s| next(s).map(|(action, _)| action)),
                 &column(round, |s| next(s).map(|(_, at)| at)),
-                &rescheduled,
             ],
         )
         .await?;
