@@ -3,7 +3,7 @@
 //! be told.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -80,12 +80,14 @@ async fn send(
     refused: Arc<AtomicU64>,
 ) -> Result<()> {
     let mut connection = Connection::open(address).await?;
+    let mut request = wrong(&prefix);
     let mut due = interval_at(begin + gap * u32::try_from(first)? / u32::try_from(CONNECTIONS)?, gap);
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut number = first;
     while !stop.load(Ordering::Relaxed) {
         due.tick().await;
-        let answer = connection.call(&wrong(&prefix, number)).await?;
+        write(&mut request, number);
+        let answer = connection.call(&request.bytes).await?;
         ensure!(answer.status == EXPECTED, "a wrong key was answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
         refused.fetch_add(1, Ordering::Relaxed);
         number += CONNECTIONS;
@@ -93,9 +95,52 @@ async fn send(
     Ok(())
 }
 
-fn wrong(prefix: &str, number: u64) -> Vec<u8> {
-    let key = format!("{prefix}_{number:032}");
-    // Addresses of documentation and neighbours, sixteen million of them.
-    let from = Ipv4Addr::from_bits(0x0b00_0000 | (number as u32 & 0x00ff_ffff)).to_string();
-    http::request("POST", "/v1/messages", &[("x-raven-key", &key), ("x-forwarded-for", &from)], "{}")
+/// A request that is built once, and of which only the secret and the address are written anew.
+struct Wrong {
+    bytes: Vec<u8>,
+    secret: usize,
+    address: usize,
+}
+
+/// Characters of a secret, and of the part of an address that tells one from the other.
+const SECRET: usize = 32;
+const NETWORK: &str = "0000:0000";
+
+fn wrong(prefix: &str) -> Wrong {
+    let (key, from) = (format!("{prefix}_{}", "0".repeat(SECRET)), format!("2001:db8:{NETWORK}::1"));
+    let bytes = http::request("POST", "/v1/messages", &[("x-raven-key", &key), ("x-forwarded-for", &from)], "{}");
+    let find = |text: &str| bytes.windows(text.len()).position(|w| w == text.as_bytes()).unwrap_or_default();
+    Wrong { secret: find(&key) + prefix.len() + 1, address: find(NETWORK), bytes }
+}
+
+fn write(request: &mut Wrong, number: u64) {
+    let mut rest = number;
+    for digit in request.bytes[request.secret..request.secret + SECRET].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let mut rest = number;
+    for at in (0..NETWORK.len()).rev().filter(|at| NETWORK.as_bytes()[*at] != b':') {
+        request.bytes[request.address + at] = b"0123456789abcdef"[(rest & 15) as usize];
+        rest >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wrong_key_has_a_secret_and_an_address_of_its_own() {
+        let mut request = wrong("rk_live_a3f7b2c1");
+        let mut seen = std::collections::HashSet::new();
+        for number in [0, 1, 15, 16, 0xabcd_ef01, 99_999] {
+            write(&mut request, number);
+            let text = String::from_utf8(request.bytes.clone()).expect("it is text");
+            let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).expect("a header").to_owned();
+            assert_eq!(value("x-raven-key: "), format!("rk_live_a3f7b2c1_{number:032}"));
+            let address: std::net::Ipv6Addr = value("x-forwarded-for: ").parse().expect("an address");
+            assert!(seen.insert(address.octets()[..8].to_vec()), "{address}");
+        }
+    }
 }

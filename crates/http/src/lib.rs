@@ -5,7 +5,7 @@
 //! What must not: SQL, rules that would hold without HTTP, outgoing connections, the environment.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, AtomicUsize},
 };
 
@@ -56,7 +56,8 @@ pub struct App {
     /// Makes request ids: a part of this process, and a count.
     request_prefix: u64,
     request_count: AtomicU64,
-    openapi: bytes::Bytes,
+    /// The OpenAPI document, once somebody asked for it: it takes megabytes to make.
+    openapi: OnceLock<bytes::Bytes>,
 }
 
 impl App {
@@ -73,7 +74,7 @@ impl App {
             large_bodies: AtomicUsize::new(0),
             request_prefix: u64::from_le_bytes(prefix),
             request_count: AtomicU64::new(0),
-            openapi: openapi::document().into(),
+            openapi: OnceLock::new(),
         }))
     }
 }

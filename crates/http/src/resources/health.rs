@@ -71,5 +71,5 @@ pub(crate) async fn open_metrics(State(app): AppState) -> Response {
 /// This document (OpenAPI 3.1).
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "operations", responses((status = 200, body = std::collections::BTreeMap<String, serde_json::Value>)), security(()))]
 pub async fn openapi(State(app): AppState) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], app.openapi.clone()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], app.openapi.get_or_init(|| crate::openapi().into()).clone()).into_response()
 }
