@@ -44,8 +44,6 @@ const LAST_USED: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_secs(300);
 /// How long a stop waits for the loops to end, each after its present step: longer only where the store hangs.
 const LOOPS_END: Duration = Duration::from_secs(5);
-/// Measuring takes at most this part of the time.
-const RARELY: u32 = 20;
 /// Jobs of one lane in a claim.
 const PER_LANE: usize = 128;
 /// Jobs in a claim.
@@ -405,7 +403,6 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let began = Instant::now();
         let done = match chore {
             Chore::Beat => engine.housekeeping.beat().await,
             Chore::Measure => engine.housekeeping.measure().await,
@@ -421,10 +418,6 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
         };
         if let Err(e) = done {
             tracing::error!(error = chain(&e), "a chore failed and will be tried again");
-        }
-        if matches!(chore, Chore::Measure) {
-            // Counting a queue of millions takes long, and then it is done less often.
-            tokio::time::sleep((began.elapsed() * RARELY).saturating_sub(period)).await;
         }
     }
 }

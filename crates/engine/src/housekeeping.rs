@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use raven_core::{Channel, Clock, Timestamp, tenant::RESTORABLE};
-use raven_store::{Lease, Store, invariants::Margins, nodes::DEAD_AFTER};
+use raven_store::{Lease, Store, Survey, invariants::Margins, nodes::DEAD_AFTER, queue::SURVEY_ROWS};
 
 use crate::{
     attempt::{Attempts, UNKNOWN_FOR},
@@ -15,6 +15,8 @@ use crate::{
 
 /// Jobs reaped, or rows purged, in one transaction: small, so that acceptance hardly waits.
 const CHUNK: usize = 500;
+/// Between two stretches of a survey.
+const BREATH: Duration = Duration::from_millis(25);
 /// Tenants that one round of chores deletes.
 const TENANTS: usize = 10;
 /// Days for which the counters of daily quotas are kept.
@@ -74,7 +76,16 @@ impl Housekeeping {
     /// When the store can't.
     pub async fn measure(&self) -> raven_store::Result<()> {
         let now = self.clock.now();
-        let depths = self.store.depth(now).await?;
+        let mut whole = Survey::default();
+        while let Some(after) = whole.goes_on() {
+            if after.is_some() {
+                // A queue of millions is looked at bit by bit, so that it delays nothing else.
+                tokio::time::sleep(BREATH).await;
+            }
+            // A living node that lost its epoch gives such jobs back itself, with its next beat.
+            whole.add(self.store.survey(after, SURVEY_ROWS, now, now.before(DEAD_AFTER)).await?);
+        }
+        let Survey { channels: depths, lost, .. } = whole;
         for channel in Channel::ALL {
             // A channel without jobs is not named: its numbers go back to nothing.
             let (depth, oldest) = depths.iter().find(|(c, ..)| c == channel).map_or((0, None), |(_, depth, oldest)| (*depth, *oldest));
@@ -83,8 +94,7 @@ impl Housekeeping {
             let age = oldest.map_or(0, |at| now.since(at).as_millis());
             self.metrics.oldest_due.get_or_create(&labels).set(i64::try_from(age).unwrap_or(i64::MAX));
         }
-        // A living node that lost its epoch gives such jobs back itself, with its next beat.
-        self.take_over(self.store.lost_leases(now.before(DEAD_AFTER)).await?).await
+        self.take_over(lost).await
     }
 
     /// Every five minutes: looks for jobs and recent messages with which something is wrong. Mends nothing: that is an

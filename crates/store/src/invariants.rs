@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use raven_core::{Day, Environment, EventKind, Seq, Status, TenantId, Timestamp};
 use uuid::Uuid;
 
-use crate::{Action, Lease, Result, nodes::DEAD_AFTER};
+use crate::{Action, Result, nodes::DEAD_AFTER};
 
 /// A way in which an installation can be damaged, or come to a standstill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -364,10 +364,6 @@ pub trait Invariants: Send + Sync {
     /// after one that are not archived. Of a tenant and environment with more than `most` messages on that day the messages
     /// are not counted. The day must be one of the last two: counters of earlier ones are forgotten bit by bit.
     async fn check_counters(&self, day: Day, after: Option<TenantId>, tenants: usize, most: usize) -> Result<Checked<TenantId>>;
-
-    /// Epochs that there are not (any more), under which jobs are held that were accepted before `before`, and not started
-    /// since. Nobody works on those, and nobody else will look for them: they are to be reaped.
-    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>>;
 
     /// Mends a violation, if it is still there and can be mended without any risk of sending a message twice. `true` when
     /// something was changed.

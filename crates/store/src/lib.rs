@@ -38,7 +38,7 @@ pub use members::{Answered, InvitationRecord, MemberChange, Members, NewInvitati
 pub use messages::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Messages, NewMessage, Refusal};
 pub use nodes::{Lease, Node, Nodes, Registration};
 pub use providers::{ConfigRecord, Configs, NewConfig};
-pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start, Urgency};
+pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start, Survey, Urgency};
 pub use secrets::Secrets;
 pub use tenants::{MemberRecord, NewTenant, StateChange, StateChanged, TenantChange, TenantRecord, Tenants, UserProfile};
 pub use usage::{AcceptedCount, OutcomeCount, Usage, Usages};

@@ -248,6 +248,82 @@ pub trait Queue: Send + Sync {
     /// [`Action::Send`] now, where the tenant's policy is to retry). Call until it reaps nothing.
     async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped>;
 
-    /// Jobs in the queue and the due time of the oldest that is due, by channel: for metrics.
-    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>>;
+    /// Looks at up to `rows` jobs after one, in the order of their messages: how many there are by channel, what is due, and which
+    /// epochs that there are not (any more) hold some that were accepted before `lost_before` and not started since. A queue of
+    /// millions is looked at by stretches, so that nobody notices.
+    async fn survey(&self, after: Option<Seq>, rows: usize, now: Timestamp, lost_before: Timestamp) -> Result<Survey>;
+
+    /// Jobs in the queue and the due time of the oldest that is due, by channel. Looks at all of them.
+    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
+        let mut whole = Survey::default();
+        while let Some(after) = whole.goes_on() {
+            whole.add(self.survey(after, SURVEY_ROWS, now, Timestamp::from_millis(0)).await?);
+        }
+        Ok(whole.channels)
+    }
+
+    /// Epochs that there are not (any more), under which jobs are held that were accepted before `before`, and not started
+    /// since. Nobody works on those, and nobody else will look for them: they are to be reaped. Looks at the whole queue.
+    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>> {
+        let mut whole = Survey::default();
+        while let Some(after) = whole.goes_on() {
+            whole.add(self.survey(after, SURVEY_ROWS, before, before).await?);
+        }
+        Ok(whole.lost)
+    }
+}
+
+/// Jobs in one stretch of a survey: a few milliseconds' worth.
+pub const SURVEY_ROWS: usize = 5_000;
+
+/// What stands in a stretch of the queue, or in all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Jobs by channel, and when the oldest of those that are due was due.
+    pub channels: Vec<(Channel, i64, Option<Timestamp>)>,
+    /// Epochs that there are not, though jobs are held under them.
+    pub lost: Vec<Lease>,
+    /// Where it ends, if there may be more.
+    pub next: Option<Seq>,
+    /// Was anything looked at?
+    begun: bool,
+}
+
+impl Survey {
+    /// A stretch.
+    #[must_use]
+    pub const fn of(channels: Vec<(Channel, i64, Option<Timestamp>)>, lost: Vec<Lease>, next: Option<Seq>) -> Self {
+        Self { channels, lost, next, begun: true }
+    }
+
+    /// Where the next stretch begins (inside: `None` at the beginning); `None` when all was looked at.
+    #[must_use]
+    pub const fn goes_on(&self) -> Option<Option<Seq>> {
+        match (self.begun, self.next) {
+            (false, _) => Some(None),
+            (true, Some(seq)) => Some(Some(seq)),
+            (true, None) => None,
+        }
+    }
+
+    /// Adds the next stretch.
+    pub fn add(&mut self, other: Self) {
+        for (channel, jobs, oldest) in other.channels {
+            match self.channels.iter_mut().find(|(c, ..)| *c == channel) {
+                Some((_, all, first)) => {
+                    *all += jobs;
+                    *first = first.iter().copied().chain(oldest).min();
+                }
+                None => self.channels.push((channel, jobs, oldest)),
+            }
+        }
+        self.channels.sort_unstable_by_key(|(channel, ..)| *channel);
+        for lease in other.lost {
+            if !self.lost.contains(&lease) {
+                self.lost.push(lease);
+            }
+        }
+        self.next = other.next;
+        self.begun = true;
+    }
 }

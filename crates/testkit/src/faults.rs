@@ -4,13 +4,13 @@ use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use raven_core::{Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
+use raven_core::{ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
     Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants,
     InvitationRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages,
     Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result,
-    Rotation, Secrets, Settlement, Start, StateChange, StateChanged, Store, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord,
-    Tenants, Usage, Usages, Violation, Wakes,
+    Rotation, Secrets, Settlement, Start, StateChange, StateChanged, Store, Survey, TakeTokens, Taken, TenantChange, TenantMember,
+    TenantRecord, Tenants, Usage, Usages, Violation, Wakes,
     invariants::{Checked, Margins, Range, RecordKey},
     messages::{Intake, MessageClaim, MessagePage},
 };
@@ -458,8 +458,8 @@ impl Queue for FaultyStore {
         self.inner.reap(lease, now, give_up_at, limit).await
     }
 
-    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
-        self.inner.depth(now).await
+    async fn survey(&self, after: Option<Seq>, rows: usize, now: Timestamp, lost_before: Timestamp) -> Result<Survey> {
+        self.inner.survey(after, rows, now, lost_before).await
     }
 }
 
@@ -479,10 +479,6 @@ impl Invariants for FaultyStore {
 
     async fn check_counters(&self, day: Day, after: Option<TenantId>, tenants: usize, most: usize) -> Result<Checked<TenantId>> {
         self.inner.check_counters(day, after, tenants, most).await
-    }
-
-    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>> {
-        self.inner.lost_leases(before).await
     }
 
     async fn mend(&self, violation: Violation, margins: Margins, now: Timestamp, give_up_at: Timestamp) -> Result<bool> {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use raven_core::{Channel, Environment, EventKind, Priority, Status, TenantId, Timestamp, retry::RetryPolicy, tenant::SuspendedBy};
 
 use super::fixture::{at, claim_all, create, message, node, outcome, seq, seqs, start, step, tenant};
-use crate::{Action, Claimed, Job, Lane, NewMessage, Next, Result, Settlement, StateChange, Store, Urgency};
+use crate::{Action, Claimed, Job, Lane, NewMessage, Next, Result, Settlement, StateChange, Store, Survey, Urgency};
 
 const fn lane(tenant: TenantId) -> Lane {
     Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional }
@@ -242,6 +242,26 @@ pub async fn depth_counts_by_channel(store: Arc<dyn Store>) -> Result<()> {
     // What is being worked on is still in the queue.
     claim_all(&store, lease, at(10)).await?;
     assert_eq!(depth(at(10)).await?, [(Channel::Sms, 2, Some(at(1))), (Channel::Email, 1, None)]);
+    Ok(())
+}
+
+pub async fn a_survey_by_stretches_adds_up(store: Arc<dyn Store>) -> Result<()> {
+    let (one, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    for n in 1..=7 {
+        let channel = if n % 3 == 0 { Channel::Email } else { Channel::Sms };
+        create(&store, NewMessage { channel, due_at: at(n * 10), ..message(one, seq(n)) }).await?;
+    }
+    claim_all(&store, lease, at(20)).await?;
+    store.retire_node(lease).await?;
+    let mut whole = Survey::default();
+    let mut stretches = 0;
+    while let Some(after) = whole.goes_on() {
+        whole.add(store.survey(after, 3, at(35), at(500)).await?);
+        stretches += 1;
+    }
+    assert_eq!((stretches, whole.lost), (3, vec![lease]));
+    assert_eq!(whole.channels, [(Channel::Sms, 5, Some(at(10))), (Channel::Email, 2, Some(at(30)))]);
+    assert_eq!(store.survey(Some(seq(7)), 3, at(35), at(0)).await?, Survey::of(Vec::new(), Vec::new(), None));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::{
     rows::{code, get, limit as limit_of, optional_time, time},
 };
 use crate::{
-    Action, Lease, Result,
+    Action, Result,
     invariants::{
         Checked, CounterFacts, Invariants, JobFacts, Kind, Line, Margins, MessageFacts, Range, RecordKey, Subject, Violation, is_vain,
         remedy,
@@ -95,8 +95,6 @@ const DELETE_JOB: &str = "DELETE FROM jobs WHERE seq = $1";
 // Its next beat waits, and finds what became of the job.
 const LOCK_NODE: &str = "SELECT beat_at FROM nodes WHERE epoch = $1 FOR UPDATE";
 // No index tells who holds what (it would cost each acceptance), so this looks through the queue.
-const LOST: &str = "SELECT DISTINCT j.epoch FROM jobs j WHERE j.epoch IS NOT NULL AND j.seq < $1 AND COALESCE(j.started_at, 0) < $2 \
-     AND NOT EXISTS (SELECT FROM nodes n WHERE n.epoch = j.epoch)";
 // As reaping does with all that an epoch holds.
 const FREE: &str = "
 WITH held AS MATERIALIZED (
@@ -118,22 +116,8 @@ FROM held WHERE j.seq = $1 AND j.seq = held.seq";
 const _: () = assert!(Action::Send.code() == 1 && Action::GiveUp.code() == 2 && EventKind::OutcomeUnknown.code() == 11);
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[
-    JOBS,
-    MESSAGES,
-    RECORDS,
-    COUNTERS,
-    LOCK_MESSAGE,
-    AROUND,
-    INSERT_JOB,
-    INSERT_UNKNOWN,
-    LOCK_JOB,
-    STATUS,
-    DELETE_JOB,
-    LOCK_NODE,
-    FREE,
-    LOST,
-];
+pub(super) const STATEMENTS: &[&str] =
+    &[JOBS, MESSAGES, RECORDS, COUNTERS, LOCK_MESSAGE, AROUND, INSERT_JOB, INSERT_UNKNOWN, LOCK_JOB, STATUS, DELETE_JOB, LOCK_NODE, FREE];
 
 /// The end of a page: where the next one begins, if it was full.
 fn next<P>(seen: usize, rows: usize, last: Option<P>) -> Option<P> {
@@ -322,12 +306,6 @@ impl Invariants for PostgresStore {
         }
         checked.next = next(page.len(), tenants, last);
         Ok(checked)
-    }
-
-    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>> {
-        let first = Seq::first_at(before.max(Timestamp::from_millis(0))).0;
-        let rows = self.connection().await?.query(LOST, &[&first, &before.millis()]).await?;
-        rows.iter().map(|row| get(row, "epoch").map(Lease)).collect()
     }
 
     async fn mend(&self, violation: Violation, margins: Margins, now: Timestamp, give_up_at: Timestamp) -> Result<bool> {

@@ -9,7 +9,7 @@ use super::{
     rows::{self, code, get, optional_time},
     settle,
 };
-use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start};
+use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start, Survey};
 
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = CASE WHEN started_at IS NULL THEN attempt ELSE attempt - 1 END, \
      started_at = NULL, config_id = NULL WHERE seq = ANY ($2::bigint[]) AND epoch = $1";
@@ -39,11 +39,18 @@ SELECT count(*) FILTER (WHERE started_at IS NULL) AS released, count(started_at)
 
 const _: () = assert!(Action::Send.code() == 1 && Action::GiveUp.code() == 2 && EventKind::OutcomeUnknown.code() == 11);
 
-const DEPTH: &str =
-    "SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $1) AS oldest FROM jobs GROUP BY channel ORDER BY channel";
+const SURVEY: &str = "
+WITH stretch AS MATERIALIZED (
+  SELECT seq, channel, due_at, CASE WHEN epoch IS NOT NULL AND seq < $4 AND COALESCE(started_at, 0) < $5
+    AND NOT EXISTS (SELECT FROM nodes n WHERE n.epoch = jobs.epoch) THEN epoch END AS lost
+  FROM jobs WHERE seq > $1 ORDER BY seq LIMIT $2
+)
+SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $3) AS oldest, max(seq) AS last,
+  array_agg(DISTINCT lost) FILTER (WHERE lost IS NOT NULL) AS lost
+FROM stretch GROUP BY channel ORDER BY channel";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[RELEASE, RELEASE_UNSTARTED, REAP, DEPTH];
+pub(super) const STATEMENTS: &[&str] = &[RELEASE, RELEASE_UNSTARTED, REAP, SURVEY];
 
 #[async_trait]
 impl Queue for PostgresStore {
@@ -82,8 +89,22 @@ impl Queue for PostgresStore {
         Ok(Reaped { released: number("released")?, unknown: number("unknown")? })
     }
 
-    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
-        let rows = self.connection().await?.query(DEPTH, &[&now.millis()]).await?;
-        rows.iter().map(|row| Ok((code(row, "channel", Channel::from_code)?, get(row, "jobs")?, optional_time(row, "oldest")?))).collect()
+    async fn survey(&self, after: Option<Seq>, rows: usize, now: Timestamp, lost_before: Timestamp) -> Result<Survey> {
+        let (after, first) = (after.map_or(-1, |seq| seq.0), Seq::first_at(lost_before.max(Timestamp::from_millis(0))).0);
+        let found =
+            self.connection().await?.query(SURVEY, &[&after, &rows::limit(rows), &now.millis(), &first, &lost_before.millis()]).await?;
+        let (mut channels, mut lost, mut seen, mut last) = (Vec::new(), Vec::new(), 0, None);
+        for row in &found {
+            let jobs: i64 = get(row, "jobs")?;
+            channels.push((code(row, "channel", Channel::from_code)?, jobs, optional_time(row, "oldest")?));
+            seen += jobs;
+            last = last.max(Some(Seq(get(row, "last")?)));
+            for epoch in get::<Option<Vec<i64>>>(row, "lost")?.unwrap_or_default() {
+                if !lost.contains(&Lease(epoch)) {
+                    lost.push(Lease(epoch));
+                }
+            }
+        }
+        Ok(Survey::of(channels, lost, last.filter(|_| seen == rows::limit(rows))))
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(super) const STATEMENTS: &[&str] =
-    &[JOBS, MESSAGES, LINES, RECORDS, TENANTS, QUOTAS, ACCEPTED, EACH, MESSAGE, INSERT_JOB, INSERT_UNKNOWN, JOB, DELETE_JOB, HOLDER, LOST];
+    &[JOBS, MESSAGES, LINES, RECORDS, TENANTS, QUOTAS, ACCEPTED, EACH, MESSAGE, INSERT_JOB, INSERT_UNKNOWN, JOB, DELETE_JOB, HOLDER];
 
 const JOBS: &str = "SELECT j.seq, j.action, j.due_at, j.epoch, j.started_at, m.status, n.beat_at, t.status
   FROM jobs j LEFT JOIN messages m ON m.seq = j.seq LEFT JOIN nodes n ON n.epoch = j.epoch LEFT JOIN tenants t ON t.id = j.tenant_id
@@ -48,9 +48,6 @@ const JOB: &str = "SELECT j.action, j.started_at, m.status FROM jobs j LEFT JOIN
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE seq = ?1";
 const HOLDER: &str =
     "SELECT j.epoch, n.beat_at FROM jobs j LEFT JOIN nodes n ON n.epoch = j.epoch WHERE j.seq = ?1 AND j.epoch IS NOT NULL";
-
-const LOST: &str = "SELECT DISTINCT epoch FROM jobs WHERE epoch IS NOT NULL AND seq < ?1 AND coalesce(started_at, 0) < ?2
-  AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.epoch = jobs.epoch)";
 
 /// A status that may be absent: of a row that may be.
 fn status_or_null(row: &Row<'_>, i: usize) -> rusqlite::Result<Option<Status>> {
@@ -258,14 +255,6 @@ impl Invariants for SqliteStore {
 
     async fn check_counters(&self, day: Day, after: Option<TenantId>, tenants: usize, most: usize) -> Result<Checked<TenantId>> {
         self.read(move |c| check_counters(c, day, after, tenants.max(1), most)).await
-    }
-
-    async fn lost_leases(&self, before: Timestamp) -> Result<Vec<Lease>> {
-        let first = Seq::first_at(before.max(Timestamp::from_millis(0))).0;
-        self.read(move |c| {
-            Ok(c.prepare_cached(LOST)?.query_map([first, before.millis()], |r| r.get(0).map(Lease))?.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
     }
 
     async fn mend(&self, violation: Violation, margins: Margins, now: Timestamp, give_up_at: Timestamp) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! The queue in SQLite: starts, outcomes, leases given back or taken away. Claims are in [`super::claim`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use raven_core::{Channel, Environment, EventKind, Seq, Status, TenantId, Timestamp};
@@ -11,7 +11,7 @@ use super::{
     rows::{Id, code, id, limit, time_or_null},
     usage::Outcomes,
 };
-use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start};
+use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Survey};
 
 pub(super) const STATEMENTS: &[&str] = &[
     START,
@@ -27,7 +27,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     HELD,
     HELD_JOB,
     RETRIES_UNKNOWN,
-    DEPTH,
+    SURVEY,
 ];
 
 const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = ?5
@@ -58,7 +58,9 @@ const RELEASE_UNSTARTED: &str = "UPDATE jobs SET epoch = NULL, config_id = NULL 
 const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";
 const HELD_JOB: &str = "SELECT tenant_id, attempt, started_at FROM jobs WHERE seq = ?2 AND epoch = ?1";
 const RETRIES_UNKNOWN: &str = "SELECT retry_unknown FROM tenants WHERE id = ?1";
-const DEPTH: &str = "SELECT channel, count(*), min(CASE WHEN due_at <= ?1 THEN due_at END) FROM jobs GROUP BY channel ORDER BY channel";
+const SURVEY: &str = "SELECT seq, channel, due_at, CASE WHEN epoch IS NOT NULL AND seq < ?3 AND coalesce(started_at, 0) < ?4
+    AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.epoch = jobs.epoch) THEN epoch END
+  FROM jobs WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 
 fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
     let (mut job, mut message) = (c.prepare_cached(START)?, c.prepare_cached(START_MESSAGE)?);
@@ -271,11 +273,28 @@ impl Queue for SqliteStore {
         .await
     }
 
-    async fn depth(&self, now: Timestamp) -> Result<Vec<(Channel, i64, Option<Timestamp>)>> {
+    async fn survey(&self, after: Option<Seq>, rows: usize, now: Timestamp, lost_before: Timestamp) -> Result<Survey> {
+        let (after, first) = (after.map_or(-1, |seq| seq.0), Seq::first_at(lost_before.max(Timestamp::from_millis(0))).0);
         self.read(move |c| {
-            let mut select = c.prepare_cached(DEPTH)?;
-            let rows = select.query_map([now.millis()], |r| Ok((code(r, 0, Channel::from_code)?, r.get(1)?, time_or_null(r, 2)?)))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
+            let (mut channels, mut lost, mut seen, mut last) = (BTreeMap::<Channel, (i64, Option<i64>)>::new(), Vec::new(), 0, None);
+            let mut select = c.prepare_cached(SURVEY)?;
+            let mut found = select.query(params![after, limit(rows), first, lost_before.millis()])?;
+            while let Some(row) = found.next()? {
+                (seen, last) = (seen + 1, Some(Seq(row.get(0)?)));
+                let (jobs, oldest) = channels.entry(code(row, 1, Channel::from_code)?).or_default();
+                *jobs += 1;
+                let due_at: i64 = row.get(2)?;
+                if due_at <= now.millis() {
+                    *oldest = Some(oldest.map_or(due_at, |other| other.min(due_at)));
+                }
+                if let Some(epoch) = row.get(3)?
+                    && !lost.contains(&Lease(epoch))
+                {
+                    lost.push(Lease(epoch));
+                }
+            }
+            let channels = channels.into_iter().map(|(c, (jobs, oldest))| (c, jobs, oldest.map(Timestamp::from_millis))).collect();
+            Ok(Survey::of(channels, lost, last.filter(|_| seen == rows)))
         })
         .await
     }
