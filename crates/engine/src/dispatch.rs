@@ -45,6 +45,8 @@ struct State {
     lanes: Lanes,
     /// Are there jobs in the database that were left there because this node was full?
     more_waits: bool,
+    /// Calls that ended since the last claim.
+    ended: usize,
     stopping: bool,
 }
 
@@ -69,6 +71,21 @@ pub enum Place {
     None,
 }
 
+/// What a claim may bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appetite {
+    /// Jobs in all.
+    pub jobs: usize,
+    /// Jobs of one lane: as many as calls ended since the last claim, within [`OF_LANE`]. So a fast provider's backlog is
+    /// claimed in large batches, and a slow one's in small ones that hold up nobody's acceptance.
+    pub of_lane: usize,
+    /// Lanes that it should pass over because they are full.
+    pub skip: Vec<Lane>,
+}
+
+/// Jobs of one lane in a claim: at least, at most.
+pub const OF_LANE: (usize, usize) = (16, 128);
+
 /// The right to one call in a lane; given back when dropped.
 pub struct Permit {
     dispatcher: Arc<Dispatcher>,
@@ -79,6 +96,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.dispatcher.state.lock();
         state.lanes.end(self.lane);
+        state.ended += 1;
         let waits = state.lanes.any_waits();
         let room = state.more_waits && state.lanes.held() < self.dispatcher.limits.held / 2;
         drop(state);
@@ -162,14 +180,16 @@ impl Dispatcher {
         taken
     }
 
-    /// How many jobs a claim may bring, and the lanes that it should pass over because they are full.
+    /// What the next claim may bring.
     #[must_use]
-    pub fn appetite(&self) -> (usize, Vec<Lane>) {
-        let state = self.state.lock();
+    pub fn appetite(&self) -> Appetite {
+        let mut state = self.state.lock();
+        let ended = std::mem::take(&mut state.ended);
         if state.stopping {
-            return (0, Vec::new());
+            return Appetite { jobs: 0, of_lane: 0, skip: Vec::new() };
         }
-        (self.limits.held.saturating_sub(state.lanes.held()), state.lanes.full(&self.limits))
+        let (jobs, skip) = (self.limits.held.saturating_sub(state.lanes.held()), state.lanes.full(&self.limits));
+        Appetite { jobs, of_lane: ended.clamp(OF_LANE.0, OF_LANE.1), skip }
     }
 
     /// Tells whether the last claim left jobs behind: then the next permit that goes free asks for another claim.
@@ -381,14 +401,26 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_brings_as_many_as_calls_ended() {
+        let d = dispatcher();
+        for ended in [20, 0, 1000] {
+            for _ in 0..ended {
+                let Place::Call(permit) = d.reserve(lane(1)) else { panic!("a permit") };
+                drop(permit);
+            }
+            assert_eq!(d.appetite().of_lane, ended.clamp(16, 128));
+        }
+    }
+
+    #[test]
     fn full_lanes_are_passed_over_by_claims() {
         let d = dispatcher();
         d.hold(job(lane(1), 10));
-        assert_eq!(d.appetite(), (6, vec![]));
+        assert_eq!(d.appetite(), Appetite { jobs: 6, of_lane: 16, skip: vec![] });
         d.hold(job(lane(1), 11));
-        assert_eq!(d.appetite(), (5, vec![lane(1)]));
+        assert_eq!(d.appetite(), Appetite { jobs: 5, of_lane: 16, skip: vec![lane(1)] });
         assert_eq!(d.stop().len(), 2);
-        assert_eq!(d.appetite(), (0, vec![]));
+        assert_eq!(d.appetite().jobs, 0);
         assert!(matches!(d.reserve(lane(2)), Place::None));
         assert_eq!(d.held(), 0);
     }

@@ -18,7 +18,7 @@ use crate::{
     clock::Entropy,
     coalescer::Coalescer,
     directory::{Directory, Route},
-    dispatch::{Dispatcher, Limits, Permit},
+    dispatch::{Appetite, Dispatcher, Limits, Permit},
     guard::Guard,
     housekeeping::Housekeeping,
     ingest::{Ingest, Parts},
@@ -44,8 +44,6 @@ const LAST_USED: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_secs(300);
 /// How long a stop waits for the loops to end, each after its present step: longer only where the store hangs.
 const LOOPS_END: Duration = Duration::from_secs(5);
-/// Jobs of one lane in a claim.
-const PER_LANE: usize = 128;
 /// Jobs in a claim.
 const CLAIM: usize = 256;
 /// Jobs started in one transaction.
@@ -519,8 +517,8 @@ impl Worker {
     /// # Errors
     /// When the store can't.
     pub async fn step_claims(&self) -> raven_store::Result<(Option<Timestamp>, bool)> {
-        let (room, skip) = self.dispatcher.appetite();
-        let limit = room.min(CLAIM);
+        let Appetite { jobs, of_lane, skip } = self.dispatcher.appetite();
+        let limit = jobs.min(CLAIM);
         if limit == 0 || !self.membership.is_fresh() {
             return Ok((None, false));
         }
@@ -533,7 +531,7 @@ impl Worker {
             self.lost_claim.store(false, Ordering::Release);
             tracing::info!(released, "gave back jobs of a claim whose answer was lost");
         }
-        let claimed = match self.store.claim(lease, limit, PER_LANE, &skip, now).await {
+        let claimed = match self.store.claim(lease, limit, of_lane, &skip, now).await {
             Ok(claimed) => claimed,
             Err(e) => {
                 self.lost_claim.store(true, Ordering::Release);
