@@ -77,7 +77,7 @@ impl Attempts {
         }
         tracing::debug!(
             target: "raven::attempt",
-            message = %self.ids.seal(job.seq),
+            id = %self.ids.seal(job.seq),
             tenant = %job.lane.tenant,
             environment = job.lane.environment.name(),
             channel = job.lane.channel.name(),

@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use crate::support::{JWT_SECRET, MASTER_KEY, Running, call, folder, raven_with_secrets, run};
 
 /// A server that is started again and again on one port.
-struct Server {
+pub(crate) struct Server {
     folder: tempfile::TempDir,
-    address: String,
+    pub(crate) address: String,
     database_url: Option<String>,
     provider_url: String,
 }
@@ -41,13 +41,13 @@ pub(crate) struct Sender {
 }
 
 impl Server {
-    fn new(provider_url: String, database_url: Option<String>) -> Self {
+    pub(crate) fn new(provider_url: String, database_url: Option<String>) -> Self {
         // A port that was free a moment ago; the server takes it again after each kill.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         Self { folder: folder(), address: format!("127.0.0.1:{port}"), database_url, provider_url }
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = raven_with_secrets(self.folder.path(), &["serve", "--listen", &self.address]);
         self.environment(&mut command);
         command
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// A tenant with a provider, and its live key.
-    fn tenant(&self) -> Sender {
+    pub(crate) fn tenant(&self) -> Sender {
         Sender::create(self.folder.path(), &self.address)
     }
 }

@@ -6,6 +6,7 @@ mod crash;
 mod documents;
 mod invariants;
 mod layers;
+mod logs;
 mod nodes;
 mod oidc;
 mod operators;
