@@ -6,7 +6,7 @@
 //! of it, and most decisions cost no round trip.
 
 use std::{
-    hash::Hash,
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::{
         Arc,
@@ -24,8 +24,10 @@ use uuid::Uuid;
 const MINUTE: i64 = 60_000_000_000;
 /// A slice is this part of the limit.
 const SLICES: i64 = 100;
-/// Buckets remembered at most, of each kind.
+/// Buckets remembered at most.
 const CAPACITY: u64 = 100_000;
+/// Buckets for addresses.
+const ADDRESSES: u64 = 16 * 1024;
 /// A bucket that rested for so long is full, so it need not be remembered.
 const IDLE: Duration = Duration::from_secs(120);
 /// Wrong credentials that one address may send in a minute before it is told to wait.
@@ -119,23 +121,7 @@ impl Bucket {
 
     /// Counts a request in memory alone.
     fn count(&self, rate: Rate, now: i64) -> Standing {
-        let full = now.saturating_add(rate.window());
-        loop {
-            let tat = self.tat.load(Ordering::Relaxed);
-            // Further ahead than a full bucket explains: the clock went back, or the limit became smaller.
-            let base = tat.clamp(now, full);
-            let next = base + rate.interval;
-            if next > full {
-                if base < tat {
-                    // From here on the bucket fills by the clock as it is now.
-                    let _ = self.tat.compare_exchange(tat, base, Ordering::Relaxed, Ordering::Relaxed);
-                }
-                return rate.standing(base, 0, now, Some(next - full));
-            }
-            if self.tat.compare_exchange_weak(tat, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return rate.standing(next, 0, now, None);
-            }
-        }
+        count(&self.tat, rate, now)
     }
 
     /// Spends a token that was taken before; how many are left then.
@@ -145,13 +131,37 @@ impl Bucket {
     }
 }
 
+/// Counts a request in a bucket of which this is the theoretical arrival time.
+fn count(bucket: &AtomicI64, rate: Rate, now: i64) -> Standing {
+    let full = now.saturating_add(rate.window());
+    loop {
+        let tat = bucket.load(Ordering::Relaxed);
+        // Further ahead than a full bucket explains: the clock went back, or the limit became smaller.
+        let base = tat.clamp(now, full);
+        let next = base + rate.interval;
+        if next > full {
+            if base < tat {
+                // From here on the bucket fills by the clock as it is now.
+                let _ = bucket.compare_exchange(tat, base, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            return rate.standing(base, 0, now, Some(next - full));
+        }
+        if bucket.compare_exchange_weak(tat, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return rate.standing(next, 0, now, None);
+        }
+    }
+}
+
 /// Decides.
 pub struct Limiter {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     shared: bool,
     buckets: Cache<Uuid, Arc<Bucket>>,
-    addresses: Cache<Address, Arc<Bucket>>,
+    /// Buckets of addresses that sent wrong credentials, each found by a hash that nobody outside can compute. Addresses that
+    /// share one share its tokens, so a flood from a million addresses costs no memory, and is stopped the sooner.
+    addresses: Box<[AtomicI64]>,
+    hasher: RandomState,
 }
 
 /// Who counts as one address: a whole /64 of IPv6, since one machine has all of it.
@@ -167,10 +177,10 @@ impl From<IpAddr> for Address {
     }
 }
 
-async fn remembered<K: Hash + Eq + Send + Sync + Copy + 'static>(cache: &Cache<K, Arc<Bucket>>, key: K, id: Uuid) -> Arc<Bucket> {
-    match cache.get(&key).await {
+async fn remembered(cache: &Cache<Uuid, Arc<Bucket>>, id: Uuid) -> Arc<Bucket> {
+    match cache.get(&id).await {
         Some(bucket) => bucket,
-        None => cache.get_with(key, async { Arc::new(Bucket::new(id)) }).await,
+        None => cache.get_with(id, async { Arc::new(Bucket::new(id)) }).await,
     }
 }
 
@@ -180,8 +190,8 @@ impl Limiter {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let shared = store.is_shared();
         let buckets = Cache::builder().max_capacity(CAPACITY).time_to_idle(IDLE).build();
-        let addresses = Cache::builder().max_capacity(CAPACITY).time_to_idle(IDLE).build();
-        Self { store, clock, shared, buckets, addresses }
+        let addresses = (0..ADDRESSES).map(|_| AtomicI64::new(0)).collect();
+        Self { store, clock, shared, buckets, addresses, hasher: RandomState::new() }
     }
 
     /// Counts a request of a tenant (its admin endpoints as a whole) or a human.
@@ -189,7 +199,7 @@ impl Limiter {
     /// # Errors
     /// When the store can't be asked.
     pub async fn count(&self, id: Uuid, rpm: u32) -> raven_store::Result<Standing> {
-        let bucket = remembered(&self.buckets, id, id).await;
+        let bucket = remembered(&self.buckets, id).await;
         self.count_in(&bucket, rpm).await
     }
 
@@ -231,9 +241,10 @@ impl Limiter {
     }
 
     /// Counts wrong credentials from an address.
-    pub async fn count_failure(&self, from: IpAddr) -> Standing {
-        let bucket = remembered(&self.addresses, Address::from(from), Uuid::nil()).await;
-        bucket.count(Rate::per_minute(FAILURES_PER_MINUTE), nanos(self.clock.now()))
+    #[must_use]
+    pub fn count_failure(&self, from: IpAddr) -> Standing {
+        let at = usize::try_from(self.hasher.hash_one(Address::from(from)) % ADDRESSES).unwrap_or_default();
+        count(&self.addresses[at], Rate::per_minute(FAILURES_PER_MINUTE), nanos(self.clock.now()))
     }
 }
 

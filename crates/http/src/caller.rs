@@ -340,7 +340,7 @@ fn context(parts: &Parts) -> Result<Arc<Context>> {
 /// Credentials that open nothing: counted by address, so that guessing is slow. (Good ones from the same address go on.)
 async fn fails(app: &App, context: &Context, problem: Problem) -> Problem {
     let Some(address) = context.address else { return problem };
-    match app.engine.limiter.count_failure(address).await.retry_after {
+    match app.engine.limiter.count_failure(address).retry_after {
         None => problem,
         Some(seconds) => {
             Problem::new(codes::RATE_LIMITED, "Too many requests with wrong credentials came from this address. Correct them.")

@@ -244,6 +244,7 @@ pub trait Messages: Send + Sync {
     /// A page of the tenant's messages.
     async fn list_messages(&self, tenant: TenantId, query: &MessageQuery) -> Result<MessagePage>;
 
-    /// Forgets idempotency records that expired before `now`; at most `limit`. The number forgotten.
+    /// Forgets idempotency records that expired before `now`; at most `limit`. The number forgotten. One call looks at a part of
+    /// the records, the next one goes on where it stopped.
     async fn purge_idempotency(&self, now: Timestamp, limit: usize) -> Result<usize>;
 }

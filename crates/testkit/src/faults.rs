@@ -115,7 +115,7 @@ impl Storm {
         // A linear congruential generator; its high bits are random enough to fail by.
         self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let number = self.state >> 33;
-        (number % self.one_in == 0).then(|| if number / self.one_in % 2 == 0 { Fault::Before } else { Fault::After })
+        number.is_multiple_of(self.one_in).then(|| if (number / self.one_in).is_multiple_of(2) { Fault::Before } else { Fault::After })
     }
 }
 

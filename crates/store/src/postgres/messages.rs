@@ -97,6 +97,8 @@ const PURGE_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE ctid = ANY (ARRAY
 const IDEMPOTENCY_BLOCKS: &str = "SELECT pg_relation_size('idempotency') / current_setting('block_size')::bigint AS blocks";
 /// Blocks that one statement reads.
 const STRETCH: i64 = 4096;
+/// Such statements in one call.
+const STRETCHES: i64 = 4;
 
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] =
@@ -240,7 +242,7 @@ impl Messages for PostgresStore {
         let blocks = connection.query_opt(IDEMPOTENCY_BLOCKS, &[]).await?.map_or(Ok(0), |row| get::<i64>(&row, "blocks"))?;
         let mut from = *self.purge_from.lock();
         let (mut purged, mut read) = (0, 0);
-        while read < blocks && purged < limit {
+        while read < blocks.min(STRETCHES * STRETCH) && purged < limit {
             if from >= blocks {
                 from = 0;
             }

@@ -60,7 +60,9 @@ const PURGE_IDEMPOTENCY: &str = "DELETE FROM idempotency
   WHERE owner_id = ?1 AND environment = ?2 AND operation = ?3 AND key = ?4 AND expires_at < ?5";
 
 /// Idempotency records that one read looks through: the snapshot is let go between.
-const SCAN: usize = 10_000;
+const SCAN: usize = 5_000;
+/// Such reads in one call.
+const STRETCHES: usize = 10;
 
 /// The states of the tenants and keys of a batch, each looked up once, and what the batch counts.
 struct Gate<'c> {
@@ -275,7 +277,7 @@ fn one_by_one(c: &Connection, inserts: &mut Inserts<'_>, gate: &mut Gate<'_>, ba
 }
 
 /// The first four columns of an idempotency record: its primary key.
-type RecordKey = (Id, i16, i16, String);
+pub(super) type RecordKey = (Id, i16, i16, String);
 
 /// Reads the next records: those that expired (at most `most`), and where to go on, if anywhere.
 fn scan_idempotency(c: &Connection, after: Option<&RecordKey>, now: Timestamp, most: usize) -> Result<(Vec<RecordKey>, Option<RecordKey>)> {
@@ -368,20 +370,22 @@ impl Messages for SqliteStore {
     }
 
     async fn purge_idempotency(&self, now: Timestamp, rows: usize) -> Result<usize> {
-        let mut after = None;
-        let mut purged = 0;
-        // No index tells the expired ones (it would cost each acceptance), so all are read, on a reader and by stretches.
-        while purged < rows {
+        // No index tells the expired ones (it would cost each acceptance), so all are read, on a reader and by stretches; a few in
+        // one call, so that whoever waits for a processor hardly notices.
+        let mut after = self.purged_to.lock().take();
+        let (mut purged, mut stretches) = (0, 0);
+        while purged < rows && stretches < STRETCHES {
             let most = rows - purged;
             let (expired, next) = self.read(move |c| scan_idempotency(c, after.as_ref(), now, most)).await?;
             if !expired.is_empty() {
                 purged += self.write(move |c| purge(c, &expired, now)).await?;
             }
-            match next {
-                Some(next) => after = Some(next),
-                None => break,
+            (after, stretches) = (next, stretches + 1);
+            if after.is_none() {
+                break;
             }
         }
+        *self.purged_to.lock() = after;
         Ok(purged)
     }
 }

@@ -51,6 +51,8 @@ pub struct SqliteStore {
     readers: Readers,
     /// Where the last claim ended: the next one starts with the lane after it.
     last_lane: Arc<Mutex<Option<Lane>>>,
+    /// Where the last purge of idempotency records stopped; `None`: at the end.
+    purged_to: Arc<Mutex<Option<messages::RecordKey>>>,
 }
 
 impl SqliteStore {
@@ -69,6 +71,7 @@ impl SqliteStore {
                 readers: Readers::new(path.clone()),
                 path,
                 last_lane: Arc::default(),
+                purged_to: Arc::default(),
             })
         });
         opened.await.map_err(|e| Error::Internal(e.into()))?
