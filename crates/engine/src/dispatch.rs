@@ -1,5 +1,5 @@
 //! Dispatch: which job is called when. A call needs a permit, of which a provider config, a tenant and the node have so many;
-//! tenants take turns, and transactional work goes first ([`lanes`]). So a provider that hangs holds the permits of its own
+//! tenants take turns, and transactional work goes first (`lanes`). So a provider that hangs holds the permits of its own
 //! config only, and a campaign delays nobody's one-time code.
 //!
 //! A job comes here leased: straight from acceptance, or from a claim. It is marked as started, durably, before its call,

@@ -1,4 +1,4 @@
-//! Acceptance: the way in. Messages wait in a bounded queue, from which [`crate::coalescer`] has them stored.
+//! Acceptance: the way in. Messages wait in a bounded queue, from which `coalescer` has them stored.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -253,7 +253,7 @@ fn kills() -> usize {
 
 /// What `scripts/kill9` reads.
 fn tell(kills: usize, accepted: usize, unknown: usize) {
-    println!("kills={kills} accepted={accepted} sent={} unknown={unknown}", accepted - unknown);
+    let _ = writeln!(std::io::stdout(), "kills={kills} accepted={accepted} sent={} unknown={unknown}", accepted - unknown);
 }
 
 fn killed_again_and_again(database_url: Option<String>) {
