@@ -1,7 +1,7 @@
 //! PostgreSQL: statements by hand over a few connections, batches as arrays, one round trip for what is hot.
 //!
 //! What lives here: the store and its connections; one file per noun with its statements beside the verbs that run them.
-//! What must not: session state (everything but the line of [`listen`] works through a transaction pooler), `now()`, triggers.
+//! What must not: session state (everything but the line of `listen` works through a transaction pooler), `now()`, triggers.
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
