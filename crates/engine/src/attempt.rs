@@ -114,24 +114,26 @@ impl Attempts {
         }
     }
 
-    /// Gives orphaned jobs back.
+    /// Gives orphaned jobs back; `true` if there were any. Leaves them to whoever is claiming at the moment, who gives them back
+    /// before each claim: a heartbeat, which does this too, must not be late because a claim takes long.
     ///
     /// # Errors
     /// When the store is still away; the rest is kept.
-    pub async fn release_orphans(&self) -> raven_store::Result<()> {
-        let turn = self.claiming.lock().await;
+    pub async fn release_orphans(&self) -> raven_store::Result<bool> {
+        let Ok(turn) = self.claiming.try_lock() else { return Ok(false) };
         self.release_orphans_in(&turn).await
     }
 
-    /// The same for who holds the turn.
+    /// The same for who has the turn.
     ///
     /// # Errors
     /// When the store is still away; the rest is kept.
-    pub(crate) async fn release_orphans_in(&self, _turn: &tokio::sync::MutexGuard<'_, ()>) -> raven_store::Result<()> {
+    pub(crate) async fn release_orphans_in(&self, _turn: &tokio::sync::MutexGuard<'_, ()>) -> raven_store::Result<bool> {
         let mut by_lease: HashMap<Lease, Vec<Seq>> = HashMap::new();
         for (lease, seqs) in std::mem::take(&mut *self.orphans.lock()) {
             by_lease.entry(lease).or_default().extend(seqs);
         }
+        let any = !by_lease.is_empty();
         let mut failure = None;
         for (lease, seqs) in by_lease {
             if let Err(e) = self.store.release(lease, &seqs).await {
@@ -139,7 +141,7 @@ impl Attempts {
                 failure = Some(e);
             }
         }
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(any), Err)
     }
 
     async fn call(&self, job: &Job, route: &Route) -> Ended {

@@ -50,23 +50,16 @@ impl Housekeeping {
             self.take_over(registration.predecessors).await?;
         }
         self.metrics.node_alive.set(1);
-        if let Some((_, attempts)) = &self.dispatch {
-            self.release_orphans(attempts).await?;
+        if let Some((_, attempts)) = &self.dispatch
+            && attempts.release_orphans().await?
+        {
+            self.store.announce();
         }
         if !beat.judges {
             return Ok(());
         }
         let dead = self.store.dead_nodes(beat.at).await?;
         self.take_over(dead.into_iter().map(|n| n.lease).filter(|l| *l != self.membership.lease()).collect()).await
-    }
-
-    async fn release_orphans(&self, attempts: &Attempts) -> raven_store::Result<()> {
-        let any = !attempts.orphans.lock().is_empty();
-        attempts.release_orphans().await?;
-        if any {
-            self.store.announce();
-        }
-        Ok(())
     }
 
     /// Every fifteen seconds: counts the queue, which costs a look at every job, and takes over what epochs that are over left

@@ -45,6 +45,8 @@ pub enum Fault {
     Before,
     /// It happens, and then the answer is lost.
     After,
+    /// Nothing happens, and no answer comes for as long as it is waited for.
+    Silence,
 }
 
 /// What fails, and how often; what was called, and how often.
@@ -100,6 +102,7 @@ impl Faults {
                 call.await?;
                 Err(unavailable())
             }
+            Some(Fault::Silence) => std::future::pending().await,
         }
     }
 }

@@ -56,6 +56,7 @@ async fn an_acceptance_whose_answer_was_lost_is_delivered_once() {
         store.faults.inject(Verb::Accept, Fault::After, 1);
         app.post_message(&t.live, body("a")).await.expect_error(503, "overloaded");
         app.settle().await;
+        assert_eq!(received(sim, "a"), 1, "it is given back and claimed anew at once");
         let replayed = app.post_message(&t.live, body("a")).await;
         assert_eq!(replayed.headers["idempotent-replayed"], "true");
         let id = replayed.expect(202)["id"].as_str().expect("an id").to_owned();
@@ -121,6 +122,33 @@ async fn a_node_that_missed_its_heartbeats_starts_nothing() {
         assert_eq!((received(sim, "a"), app.engine.load()), (0, raven_engine::engine::Load::default()));
         store.faults.clear();
         app.advance(Duration::from_secs(1)).await;
+        assert_eq!(received(sim, "a"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_without_an_answer_makes_no_heartbeat_late() {
+    with_faults(async |app, store, t, sim| {
+        let before = store.faults.calls(Verb::Claim);
+        store.faults.inject(Verb::Claim, Fault::Silence, 1);
+        let beats = async {
+            while store.faults.calls(Verb::Claim) == before {
+                tokio::task::yield_now().await;
+            }
+            // Now there is a job to be given back, which the heartbeat does too.
+            store.faults.inject(Verb::Accept, Fault::After, 1);
+            app.post_message(&t.live, body("a")).await.expect_error(503, "overloaded");
+            app.engine.housekeeping.beat().await
+        };
+        tokio::select! {
+            biased;
+            _ = app.engine.step() => panic!("the claim is not answered"),
+            beaten = tokio::time::timeout(Duration::from_secs(10), beats) => {
+                beaten.expect("the heartbeat doesn't wait for the claim").expect("the store works");
+            }
+        }
+        app.settle().await;
         assert_eq!(received(sim, "a"), 1);
     })
     .await;
