@@ -469,7 +469,7 @@ pub(super) async fn accept(store: &PostgresStore, messages: &[NewMessage], now: 
 
 /// See [`Messages::accept_waiting`](crate::Messages::accept_waiting).
 pub(super) async fn accept_waiting(store: &PostgresStore, writer: usize, intake: Box<dyn Intake>) -> Result<Vec<Result<Accepted>>> {
-    let mut connection = store.writers[writer % store.writers.len()].get().await?;
+    let mut connection = store.writers[writer % store.writers.len()].get_in_turn().await?;
     let (messages, now) = intake.take();
     if messages.is_empty() {
         return Ok(Vec::new());

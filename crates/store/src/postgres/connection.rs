@@ -18,6 +18,7 @@ use crate::{Error, Result};
 
 /// How long a verb waits for a free connection, or for a new one to be made, before it answers "unavailable".
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+const TIMEOUTS: Timeouts = Timeouts { wait: Some(CONNECT_WITHIN), create: Some(CONNECT_WITHIN), recycle: Some(CONNECT_WITHIN) };
 /// How long one statement may take before we give its connection up. The server's own limit is shorter.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// The same for a migration, which may rewrite tables, or wait for another process that does.
@@ -103,7 +104,7 @@ impl Connections {
         let pool = Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts { wait: Some(CONNECT_WITHIN), create: Some(CONNECT_WITHIN), recycle: Some(CONNECT_WITHIN) })
+            .timeouts(TIMEOUTS)
             .post_create(Hook::sync_fn(move |_, _| {
                 *recovered.lock() = Outage::default();
                 Ok::<(), HookError>(())
@@ -116,10 +117,19 @@ impl Connections {
     /// A connection that is open as far as we know. While the database is out of reach this fails at once, except for the
     /// one caller in a while that tries again.
     pub(super) async fn get(&self) -> Result<Connection> {
+        self.get_within(&TIMEOUTS).await
+    }
+
+    /// The same, waiting as long as those before it take: for who is one of few in a line, and has nothing else to do.
+    pub(super) async fn get_in_turn(&self) -> Result<Connection> {
+        self.get_within(&Timeouts { wait: None, ..TIMEOUTS }).await
+    }
+
+    async fn get_within(&self, timeouts: &Timeouts) -> Result<Connection> {
         if self.outage.lock().lasts() && self.pool.status().available == 0 {
             return Err(Error::Unavailable("the last connection failed a moment ago".into()));
         }
-        match self.pool.get().await {
+        match self.pool.timeout_get(timeouts).await {
             Ok(object) => Ok(Connection { object: Some(object), spoiled: false, within: ANSWER_WITHIN }),
             Err(e) => Err(self.refused(e)),
         }

@@ -8,7 +8,7 @@ use raven_core::{Environment, EventKind, Seq, Status, TenantId, Timestamp};
 use raven_store::{
     Accepted, Error, Health, NewMessage, Refusal, Result, Store, TenantChange,
     conformance::fixture::{self, at, seq},
-    messages::{MessageFilter, MessageQuery},
+    messages::{Intake, MessageFilter, MessageQuery},
     postgres::{PostgresStore, statements},
 };
 use raven_testkit::database::{PostgresDatabase, postgres_store as fresh};
@@ -358,6 +358,41 @@ async fn nodes_that_accept_the_same_keys_in_other_orders_make_each_message_once(
     assert_eq!(created, 1000);
     let rows = column(&look(&database.url).await, "SELECT (SELECT count(*) FROM messages) || ' ' || (SELECT count(*) FROM jobs)").await;
     assert_eq!(rows, ["1000 1000"]);
+    Ok(())
+}
+
+/// A batch of one.
+struct One(NewMessage);
+
+impl Intake for One {
+    fn take(self: Box<Self>) -> (Vec<NewMessage>, Timestamp) {
+        (vec![self.0], at(1))
+    }
+}
+
+#[tokio::test]
+async fn a_batch_waits_for_its_turn_however_long_the_one_before_takes() -> Result<()> {
+    let database = fresh().await;
+    let store = &database.store;
+    let tenant = fixture::tenant(store, 1).await?;
+    let client = look(&database.url).await;
+    client.batch_execute("BEGIN; LOCK TABLE messages IN SHARE MODE").await.unwrap();
+    let offer = |n| store.accept_waiting(0, Box::new(One(fixture::message(tenant, seq(n)))));
+    let slow = async {
+        let blocked = "SELECT count(*)::text FROM pg_locks WHERE relation = 'messages'::regclass AND NOT granted";
+        while column(&client, blocked).await != ["1"] {
+            tokio::task::yield_now().await;
+        }
+        // More than any other verb would wait for a connection, and less than a statement may take.
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(10)).await;
+        tokio::time::resume();
+        client.batch_execute("COMMIT").await.unwrap();
+    };
+    let (first, second, ()) = tokio::join!(offer(1), offer(2), slow);
+    for answers in [first?, second?] {
+        assert!(matches!(answers.as_slice(), [Ok(Accepted::Created)]), "{answers:?}");
+    }
     Ok(())
 }
 
