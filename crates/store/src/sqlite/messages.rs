@@ -60,7 +60,7 @@ const PURGE_IDEMPOTENCY: &str = "DELETE FROM idempotency
   WHERE owner_id = ?1 AND environment = ?2 AND operation = ?3 AND key = ?4 AND expires_at < ?5";
 
 /// Idempotency records that one read looks through: the snapshot is let go between.
-const SCAN: usize = 5_000;
+pub(super) const SCAN: usize = 5_000;
 /// Such reads in one call.
 const STRETCHES: usize = 10;
 
@@ -279,7 +279,7 @@ fn one_by_one(c: &Connection, inserts: &mut Inserts<'_>, gate: &mut Gate<'_>, ba
 /// The first four columns of an idempotency record: its primary key.
 pub(super) type RecordKey = (Id, i16, i16, String);
 
-/// Reads the next records: those that expired (at most `most`), and where to go on, if anywhere.
+/// Reads the next records until `most` of them have expired: these, and where to go on, if anywhere.
 fn scan_idempotency(c: &Connection, after: Option<&RecordKey>, now: Timestamp, most: usize) -> Result<(Vec<RecordKey>, Option<RecordKey>)> {
     let mut select = c.prepare_cached(SCAN_IDEMPOTENCY)?;
     let mut rows = match after {
@@ -290,11 +290,12 @@ fn scan_idempotency(c: &Connection, after: Option<&RecordKey>, now: Timestamp, m
     let (mut expired, mut seen) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         seen += 1;
-        if row.get::<_, i64>(4)? < now.millis() && expired.len() < most {
-            expired.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let key = || -> rusqlite::Result<RecordKey> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)) };
+        if row.get::<_, i64>(4)? < now.millis() {
+            expired.push(key()?);
         }
-        if seen == SCAN {
-            return Ok((expired, Some((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))));
+        if seen == SCAN || expired.len() == most {
+            return Ok((expired, Some(key()?)));
         }
     }
     Ok((expired, None))

@@ -5,10 +5,11 @@ use std::{path::PathBuf, sync::Arc, sync::mpsc};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{SqliteStore, connection, pages, statements};
+use super::{SqliteStore, connection, messages, pages, statements};
 use crate::{
-    Error, Health, Messages, Nodes, Result, Secrets, Store,
-    conformance::fixture::{accept, at, keyed, message, seq, tenant},
+    Error, Health, Messages, NewMessage, Nodes, Result, Secrets, Store,
+    conformance::fixture::{accept, at, keyed, message, message_claim, seq, tenant},
+    messages::MessageClaim,
 };
 
 type Work<T> = Box<dyn FnOnce(&Connection) -> Result<T> + Send>;
@@ -176,6 +177,35 @@ async fn two_stores_on_one_file_see_each_other() -> Result<()> {
     assert_eq!(names(&store).await?.len(), 20);
     beside.close().await;
     assert_eq!(names(&store).await?.len(), 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_purge_by_small_portions_leaves_out_no_expired_key() -> Result<()> {
+    let (_folder, _, store) = fresh().await?;
+    let shared: Arc<dyn Store> = store.clone();
+    let tenant = tenant(&shared, 1).await?;
+    // More than one stretch, every third of which is still good then.
+    let keys = i64::try_from(messages::SCAN).expect("few") + 1_000;
+    for first in (0..keys).step_by(500) {
+        let of = |n: i64| {
+            let idempotency = MessageClaim { expires_at: at(if n % 3 == 0 { 900 } else { 100 }), ..message_claim(&format!("key-{n}"), 7) };
+            NewMessage { idempotency: Some(idempotency), ..message(tenant, seq(n)) }
+        };
+        accept(&shared, (first..first + 500).map(of).collect()).await?;
+    }
+    let mut purged = 0;
+    while store.purge_idempotency(at(200), 300).await? == 300 {
+        purged += 300;
+    }
+    assert_eq!(purged, 3_900, "in full portions, and then a hundred");
+    let left: (i64, i64) = store
+        .read(|c| {
+            let mut count = c.prepare("SELECT count(*), sum(expires_at < ?1) FROM idempotency")?;
+            Ok(count.query_row([at(200).millis()], |r| Ok((r.get(0)?, r.get(1)?)))?)
+        })
+        .await?;
+    assert_eq!(left, (2_000, 0));
     Ok(())
 }
 
