@@ -296,17 +296,18 @@ impl Lanes {
     pub(super) fn full(&self, limits: &Limits) -> Vec<Lane> {
         let mut full = Vec::new();
         for (id, tenant) in &self.tenants {
-            let glutted = tenant.held >= limits.tenant_held;
-            for environment in Environment::ALL {
-                for channel in Channel::ALL {
-                    let outlet = tenant.outlets.iter().find(|o| o.environment == *environment && o.channel == *channel);
-                    for urgency in Urgency::ALL {
-                        let waiting = outlet.map_or(0, |o| o.waiting[index(urgency)].len());
-                        if glutted || waiting >= limits.lane_held.div_ceil(2) {
-                            full.push(Lane { tenant: *id, environment: *environment, channel: *channel, urgency });
-                        }
+            let lane = |environment, channel, urgency| Lane { tenant: *id, environment, channel, urgency };
+            if tenant.held >= limits.tenant_held {
+                for environment in Environment::ALL {
+                    for channel in Channel::ALL {
+                        full.extend(Urgency::ALL.iter().map(|urgency| lane(*environment, *channel, *urgency)));
                     }
                 }
+                continue;
+            }
+            for outlet in &tenant.outlets {
+                let enough = |urgency: &&Urgency| outlet.waiting[index(**urgency)].len() >= limits.lane_held.div_ceil(2);
+                full.extend(Urgency::ALL.iter().filter(enough).map(|urgency| lane(outlet.environment, outlet.channel, *urgency)));
             }
         }
         full
