@@ -3,7 +3,7 @@
 
 use std::{
     io::BufRead,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{ChildStdout, Command, Stdio},
     sync::{Arc, atomic::AtomicU64},
@@ -19,7 +19,7 @@ use crate::{
     http::{self, Connection},
     load::Target,
     process::{self, Process},
-    server::Role,
+    server::{Role, free_address},
     template::{FIRST_NUMBER, Keys, TEXT, Template},
 };
 
@@ -106,10 +106,6 @@ fn start_redis(dir: &Path, address: SocketAddr) -> Result<Process> {
     command.args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]);
     command.stdin(Stdio::null()).stdout(std::fs::File::create(dir.join("redis.out"))?);
     Process::start(command, &dir.join("redis.log"))
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
 
 /// Waits for the line that the worker says when it takes jobs.

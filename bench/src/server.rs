@@ -113,7 +113,8 @@ impl Binary {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// Where nobody listens, a moment ago at least.
+pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
 

@@ -108,7 +108,7 @@ impl fmt::Display for Timestamp {
         if !(0..10_000).contains(&year) {
             return write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000);
         }
-        // Every answer has such a time in it, and formatting number by number takes ten times as long.
+        // Every answer has such a time in it, so it is written digit by digit and not by the formatting machinery.
         let mut text = *b"0000-00-00T00:00:00.000Z";
         let numbers = [(year, 0..4), (month, 5..7), (day, 8..10), (hour, 11..13), (minute, 14..16), (second, 17..19), (ms % 1000, 20..23)];
         for (mut number, place) in numbers {

@@ -57,7 +57,7 @@ impl<N: Needs> FromRequestParts<Arc<App>> for Caller<N> {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
         let context = context(parts)?;
         let Some(text) = key_header(&parts.headers) else {
-            return Err(fails(app, &context, Problem::new(codes::MISSING_CREDENTIALS, "Send an API key in X-Raven-Key.")).await);
+            return Err(fails(app, &context, Problem::new(codes::MISSING_CREDENTIALS, "Send an API key in X-Raven-Key.")));
         };
         let key = check_key(app, &context, text).await?;
         context.is_from(key.tenant, Some(key.id));
@@ -323,7 +323,7 @@ impl FromRequestParts<Arc<App>> for Human {
         let context = context(parts)?;
         if key_header(&parts.headers).is_some() {
             let text = "This endpoint is for signed-in humans: send a token in Authorization: Bearer, and no X-Raven-Key.";
-            return Err(fails(app, &context, Problem::new(codes::MISSING_CREDENTIALS, text)).await);
+            return Err(fails(app, &context, Problem::new(codes::MISSING_CREDENTIALS, text)));
         }
         let claims = verify_token(parts, app, &context).await?;
         admit_human(app, &context, &claims).await?;
@@ -338,7 +338,7 @@ fn context(parts: &Parts) -> Result<Arc<Context>> {
 }
 
 /// Credentials that open nothing: counted by address, so that guessing is slow. (Good ones from the same address go on.)
-async fn fails(app: &App, context: &Context, problem: Problem) -> Problem {
+fn fails(app: &App, context: &Context, problem: Problem) -> Problem {
     let Some(address) = context.address else { return problem };
     match app.engine.limiter.count_failure(address).retry_after {
         None => problem,
@@ -368,11 +368,11 @@ async fn admit_human(app: &App, context: &Context, claims: &Claims) -> Result<()
 
 async fn verify_token(parts: &Parts, app: &App, context: &Context) -> Result<Claims> {
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
-        return Err(fails(app, context, Problem::new(codes::MISSING_CREDENTIALS, "Send a token in Authorization: Bearer.")).await);
+        return Err(fails(app, context, Problem::new(codes::MISSING_CREDENTIALS, "Send a token in Authorization: Bearer.")));
     };
     let token = value.to_str().ok().and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let Some((_, token)) = token else {
-        return Err(fails(app, context, Problem::new(codes::INVALID_TOKEN, "Authorization must be Bearer and a token.")).await);
+        return Err(fails(app, context, Problem::new(codes::INVALID_TOKEN, "Authorization must be Bearer and a token.")));
     };
     match app.engine.tokens.verify(token.trim(), app.engine.clock.now()).await {
         Ok(claims) => Ok(claims),
@@ -381,7 +381,7 @@ async fn verify_token(parts: &Parts, app: &App, context: &Context) -> Result<Cla
                 TokenError::Expired => Problem::new(codes::INVALID_TOKEN, "The bearer token has expired. Sign in again."),
                 TokenError::Invalid => Problem::of(codes::INVALID_TOKEN),
             };
-            Err(fails(app, context, problem).await)
+            Err(fails(app, context, problem))
         }
     }
 }
@@ -405,7 +405,7 @@ fn key_header(headers: &HeaderMap) -> Option<&str> {
 async fn check_key(app: &App, context: &Context, text: &str) -> Result<Arc<VerifiedKey>> {
     match app.engine.keyring.check(text).await {
         Ok(key) => Ok(key),
-        Err(KeyError::Invalid) => Err(fails(app, context, Problem::of(codes::INVALID_API_KEY)).await),
+        Err(KeyError::Invalid) => Err(fails(app, context, Problem::of(codes::INVALID_API_KEY))),
         Err(KeyError::Store(source)) => Err(Problem::from(&*source)),
     }
 }

@@ -83,11 +83,8 @@ fn json(status: StatusCode, body: String) -> Response {
 
 /// A value as JSON text.
 fn text(value: &impl serde::Serialize) -> Result<String> {
-    // Most answers fit in, so that they are not copied while they grow.
-    let mut bytes = Vec::with_capacity(256);
-    let written = serde_json::to_writer(&mut bytes, value).map_err(|e| e.to_string());
-    written.and_then(|()| String::from_utf8(bytes).map_err(|e| e.to_string())).map_err(|error| {
-        tracing::error!(error, "an answer could not be written");
+    serde_json::to_string(value).map_err(|e| {
+        tracing::error!(error = %e, "an answer could not be written");
         Problem::of(codes::INTERNAL)
     })
 }

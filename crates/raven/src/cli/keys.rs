@@ -191,7 +191,8 @@ async fn find(store: &dyn Store, text: &str) -> raven_store::Result<Option<KeyId
 fn view(k: &KeyRecord) -> Value {
     json!({
         "id": k.id, "prefix": k.prefix, "lastFour": k.last_four, "name": k.name, "environment": k.environment.name(),
-        "scopes": scope_names(k.scopes), "rateLimitRpm": k.rate_limit_rpm, "priority": k.priority, "expiresAt": k.expires_at, "createdAt": k.created_at,
+        "scopes": scope_names(k.scopes), "rateLimitRpm": k.rate_limit_rpm, "priority": k.priority,
+        "expiresAt": k.expires_at, "createdAt": k.created_at,
         "lastUsedAt": k.last_used_at,
     })
 }
