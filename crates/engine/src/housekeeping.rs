@@ -16,7 +16,7 @@ use crate::{
 /// Jobs reaped, or rows purged, in one transaction: small, so that acceptance hardly waits.
 const CHUNK: usize = 500;
 /// Between two stretches of a survey.
-const BREATH: Duration = Duration::from_millis(25);
+const BREATH: Duration = Duration::from_millis(10);
 /// Tenants that one round of chores deletes.
 const TENANTS: usize = 10;
 /// Days for which the counters of daily quotas are kept.

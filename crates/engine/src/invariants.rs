@@ -15,12 +15,14 @@ use crate::attempt::UNKNOWN_FOR;
 
 /// Jobs, messages or records that one statement looks at.
 const ROWS: usize = 1000;
+/// The same while a server runs: less than a millisecond's worth, with a pause after it, so that nobody's message waits for it.
+const ROWS_BESIDE: (usize, Duration) = (200, Duration::from_millis(10));
 /// Tenants whose counters one statement compares. Their messages are counted, which takes longer.
 const TENANTS: usize = 10;
 /// Messages of one tenant, day and environment that are counted at most.
 const COUNTED: usize = 100_000;
 /// How far back the look of a running server goes, and how many stretches of jobs and of messages it takes at most.
-const RECENT: (Duration, usize) = (Duration::from_secs(900), 50);
+const RECENT: (Duration, usize) = (Duration::from_secs(900), 250);
 
 /// The kinds that a running server looks for: those of jobs and messages.
 pub const WATCHED: [Kind; 7] = [
@@ -40,6 +42,25 @@ pub enum Extent {
     Since(Timestamp),
     /// As many jobs, and messages of the last minutes, as a running server can look at without being felt.
     Recent,
+}
+
+/// How fast a look goes.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Rows of a stretch.
+    rows: usize,
+    /// Stretches of jobs, and of messages, at most.
+    stretches: usize,
+    /// After each.
+    pause: Duration,
+}
+
+impl Pace {
+    async fn rest(self) {
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
+    }
 }
 
 /// A stretch that can be looked at again.
@@ -142,12 +163,12 @@ impl Checker {
     pub async fn look(&self, extent: Extent) -> Result<Findings> {
         let mut findings = Findings::default();
         let now = self.clock.now();
-        let (since, stretches) = match extent {
-            Extent::Since(since) => (since, usize::MAX),
-            Extent::Recent => (now.before(RECENT.0), RECENT.1),
+        let (since, pace) = match extent {
+            Extent::Since(since) => (since, Pace { rows: ROWS, stretches: usize::MAX, pause: Duration::ZERO }),
+            Extent::Recent => (now.before(RECENT.0), Pace { rows: ROWS_BESIDE.0, stretches: RECENT.1, pause: ROWS_BESIDE.1 }),
         };
-        self.look_at_jobs(&mut findings, stretches).await?;
-        self.look_at_messages(&mut findings, since, stretches).await?;
+        self.look_at_jobs(&mut findings, pace).await?;
+        self.look_at_messages(&mut findings, since, pace).await?;
         if matches!(extent, Extent::Since(_)) {
             self.look_at_records(&mut findings).await?;
             for day in [now.day().plus(-1), now.day()] {
@@ -157,25 +178,27 @@ impl Checker {
         Ok(findings)
     }
 
-    async fn look_at_jobs(&self, findings: &mut Findings, stretches: usize) -> Result<()> {
+    async fn look_at_jobs(&self, findings: &mut Findings, pace: Pace) -> Result<()> {
         let mut range = Range::ALL;
-        for _ in 0..stretches {
-            let checked = self.store.check_jobs(range, ROWS, self.margins, self.clock.now()).await?;
+        for _ in 0..pace.stretches {
+            let checked = self.store.check_jobs(range, pace.rows, self.margins, self.clock.now()).await?;
             let stretch = Range { until: checked.next.unwrap_or(range.until), ..range };
             let Some(after) = findings.note(Stretch::Jobs(stretch), checked) else { break };
             range.after = after;
+            pace.rest().await;
         }
         Ok(())
     }
 
-    async fn look_at_messages(&self, findings: &mut Findings, since: Timestamp, stretches: usize) -> Result<()> {
+    async fn look_at_messages(&self, findings: &mut Findings, since: Timestamp, pace: Pace) -> Result<()> {
         let first = Seq::first_at(since.max(Timestamp::from_millis(0)));
         let mut range = Range { after: Seq(first.0 - 1), ..Range::ALL };
-        for _ in 0..stretches {
-            let checked = self.store.check_messages(range, ROWS).await?;
+        for _ in 0..pace.stretches {
+            let checked = self.store.check_messages(range, pace.rows).await?;
             let stretch = Range { until: checked.next.unwrap_or(range.until), ..range };
             let Some(after) = findings.note(Stretch::Messages(stretch), checked) else { break };
             range.after = after;
+            pace.rest().await;
         }
         Ok(())
     }

@@ -273,8 +273,8 @@ pub trait Queue: Send + Sync {
     }
 }
 
-/// Jobs in one stretch of a survey: a few milliseconds' worth.
-pub const SURVEY_ROWS: usize = 5_000;
+/// Jobs in one stretch of a survey: a millisecond's worth at most.
+pub const SURVEY_ROWS: usize = 1_000;
 
 /// What stands in a stretch of the queue, or in all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
