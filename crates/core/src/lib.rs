@@ -1,10 +1,11 @@
 //! Pure types and rules of Raven.
 //!
-//! What lives here: identifiers, time as a value, addresses, the message and its status lattice, SMS segmentation,
+//! What lives here: identifiers, time as a value, addresses, the message, its content and its status lattice, SMS segmentation,
 //! retry policy, idempotency fingerprints, page cursors, roles and scopes.
 //! What must not: a clock, randomness, I/O, an async runtime, SQL or HTTP.
 
 pub mod address;
+mod content;
 pub mod ids;
 pub mod json;
 pub mod key;

@@ -1,6 +1,8 @@
 //! The message: its channel, environment and source, its content, and the lattice of its status.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
+
+pub use crate::content::{Attachment, Content, Feature, Template};
 
 /// Declares an enum with the code it is stored as and the name the API shows.
 macro_rules! named {
@@ -174,27 +176,6 @@ named! {
         /// Waits for its time.
         Scheduled = 14 "scheduled",
     }
-}
-
-/// What a message says, apart from whom it reaches: stored as one JSON text, absent members left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Content<'a> {
-    /// Sender id (SMS) or mailbox (email).
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<Cow<'a, str>>,
-    /// Text of an SMS, push or WhatsApp message.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Cow<'a, str>>,
-    /// Subject of an email.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Cow<'a, str>>,
-    /// HTML of an email.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub body_html: Option<Cow<'a, str>>,
-    /// Plain text of an email.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub body_text: Option<Cow<'a, str>>,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use moka::future::Cache;
 use raven_core::{Channel, Clock, ConfigId, Environment, TenantId, Timestamp};
 use raven_providers::{Bound, Provider};
 use raven_store::{ConfigRecord, Store, TenantRecord};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{mailer::Mailbag, vault::Vault};
@@ -28,6 +29,8 @@ pub struct Connection {
     pub bound: Bound,
     /// SMTP connections, where it is that.
     pub mail: Mailbag,
+    /// A token that the provider handed out, and until when it is used.
+    pub token: tokio::sync::Mutex<Option<(SecretString, Timestamp)>>,
     default_sender: bool,
     record: ConfigRecord,
 }
@@ -149,7 +152,15 @@ impl Directory {
             Ok((provider, bound)) => {
                 let default_sender =
                     serde_json::from_str::<Map<String, Value>>(&record.public).is_ok_and(|public| public.contains_key("from_email"));
-                Some(Arc::new(Connection { id: record.id, provider, bound, mail: Mailbag::default(), default_sender, record }))
+                Some(Arc::new(Connection {
+                    id: record.id,
+                    provider,
+                    bound,
+                    mail: Mailbag::default(),
+                    token: tokio::sync::Mutex::default(),
+                    default_sender,
+                    record,
+                }))
             }
             Err(reason) => {
                 tracing::error!(tenant = %tenant.id, config = %record.id, provider = record.provider, reason, "a provider config can't be used");

@@ -290,7 +290,7 @@ impl Source {
             return Err(FetchError::Untrustworthy);
         }
         let request = Request::get(url).header(header::ACCEPT, "application/json").body(Bytes::new());
-        let answer = self.transport.call(request.map_err(|_| FetchError::Untrustworthy)?).await?;
+        let answer = self.transport.call(request.map_err(|_| FetchError::Untrustworthy)?, Duration::ZERO).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer.into_body()),
             other => Err(FetchError::Status(other)),

@@ -91,14 +91,18 @@ impl Transport {
         Ok(Self { client, cap: cap.min(CALL_CAP) })
     }
 
-    /// Makes one call.
+    /// Makes one call. `spent` of its time is over already.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
-        match tokio::time::timeout(self.cap, self.exchange(request.map(Full::new))).await {
+    pub async fn call(&self, request: Request<Bytes>, spent: Duration) -> Result<Response<Bytes>, CallError> {
+        let rest = self.cap.saturating_sub(spent);
+        if rest.is_zero() {
+            return Err(CallError::NotSent("no time was left for the call".to_owned()));
+        }
+        match tokio::time::timeout(rest, self.exchange(request.map(Full::new))).await {
             Ok(result) => result,
-            Err(_) => Err(CallError::Unknown(format!("nothing came within {:?}", self.cap))),
+            Err(_) => Err(CallError::Unknown(format!("nothing came within {rest:?}"))),
         }
     }
 

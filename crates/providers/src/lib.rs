@@ -6,7 +6,9 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
+use http::{Request, Response};
 use raven_core::{Channel, MessageId, Timestamp, message::Content, money::Money};
+use secrecy::SecretString;
 
 pub mod email;
 mod redact;
@@ -41,6 +43,17 @@ pub struct Outbound<'a> {
 pub struct Cx<'a> {
     /// Replaces the provider's documented base URL (version path included, no slash at the end), where the operator set one.
     pub base_url: Option<Cow<'a, str>>,
+    /// What [`HttpProvider::token`] got, where the provider hands out tokens that live for a while.
+    pub token: Option<&'a str>,
+}
+
+/// A token that a provider handed out for the credentials.
+#[derive(Debug)]
+pub struct Token {
+    /// What requests carry.
+    pub secret: SecretString,
+    /// How long it may be used from now on.
+    pub lasts: Duration,
 }
 
 /// The provider took the message.
@@ -105,10 +118,40 @@ pub trait HttpProvider: Send + Sync + Sized + 'static {
     const SPEC: Spec;
 
     /// The request that sends the message. The caller adds nothing to it.
-    fn request(settings: &Self::Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes>;
+    ///
+    /// # Errors
+    /// [`Class::Rejected`] when the provider can't be asked to send such a message.
+    fn request(settings: &Self::Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError>;
 
     /// What an answer means. The body may be anything, cut off at 64 KiB.
-    fn outcome(settings: &Self::Settings, response: &http::Response<Bytes>) -> Result<Sent, SendError>;
+    ///
+    /// # Errors
+    /// What follows from it.
+    fn outcome(settings: &Self::Settings, response: &Response<Bytes>) -> Result<Sent, SendError>;
+
+    /// A cheap request that tells whether the credentials work, and sends nothing; `None` where there is none.
+    fn verify(settings: &Self::Settings, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>>;
+
+    /// What the answer to [`verify`](Self::verify) means; by its status, unless the provider has its own ways.
+    ///
+    /// # Errors
+    /// [`Class::Credentials`] when they don't work, another class when it can't be told.
+    fn verified(_: &Self::Settings, response: &Response<Bytes>) -> Result<(), SendError> {
+        wire::verified(Self::SPEC.name, response)
+    }
+
+    /// The request for a token, for providers that want one in [`Cx::token`]; `None` for the others.
+    fn token_request(_: &Self::Settings, _now: Timestamp, _: &Cx<'_>) -> Option<Request<Bytes>> {
+        None
+    }
+
+    /// What the answer to [`token_request`](Self::token_request) means.
+    ///
+    /// # Errors
+    /// What follows for the message that waits for it.
+    fn token(_: &Self::Settings, response: &Response<Bytes>) -> Result<Token, SendError> {
+        Err(wire::by_status(Self::SPEC.name, response.status(), response.headers(), None, None))
+    }
 }
 
 /// A provider bound to a tenant's settings, its type erased. Settings are zeroized on drop (by `secrecy`).
@@ -131,8 +174,32 @@ impl fmt::Debug for Bound {
 /// [`HttpProvider`] with its settings inside.
 pub trait HttpCall: Send + Sync {
     /// See [`HttpProvider::request`].
-    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes>;
+    ///
+    /// # Errors
+    /// As there.
+    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError>;
 
     /// See [`HttpProvider::outcome`].
-    fn outcome(&self, response: &http::Response<Bytes>) -> Result<Sent, SendError>;
+    ///
+    /// # Errors
+    /// As there.
+    fn outcome(&self, response: &Response<Bytes>) -> Result<Sent, SendError>;
+
+    /// See [`HttpProvider::verify`].
+    fn verify(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>>;
+
+    /// See [`HttpProvider::verified`].
+    ///
+    /// # Errors
+    /// As there.
+    fn verified(&self, response: &Response<Bytes>) -> Result<(), SendError>;
+
+    /// See [`HttpProvider::token_request`].
+    fn token_request(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>>;
+
+    /// See [`HttpProvider::token`].
+    ///
+    /// # Errors
+    /// As there.
+    fn token(&self, response: &Response<Bytes>) -> Result<Token, SendError>;
 }

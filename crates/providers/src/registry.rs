@@ -1,11 +1,14 @@
 //! The catalog: one line per provider, and how a provider is bound to a tenant's settings.
 
 use bytes::Bytes;
-use raven_core::money::Money;
+use http::{Request, Response};
+use raven_core::{Timestamp, money::Money};
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::Value;
 
-use crate::{Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, email::smtp, redact::Redactor, schema::Members, sms};
+use crate::{
+    Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email::smtp, redact::Redactor, schema::Members, sms,
+};
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
 pub const CATALOG: &[Provider] = &[
@@ -65,19 +68,41 @@ struct Call<P: HttpProvider> {
     redactor: Redactor,
 }
 
+impl<P: HttpProvider> Call<P> {
+    fn clean(&self, e: SendError) -> SendError {
+        SendError { code: self.redactor.clean(e.code), message: self.redactor.clean(e.message), ..e }
+    }
+}
+
 impl<P: HttpProvider> HttpCall for Call<P> {
-    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> http::Request<Bytes> {
-        P::request(&self.settings, message, cx)
+    fn request(&self, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError> {
+        P::request(&self.settings, message, cx).map_err(|e| self.clean(e))
     }
 
-    fn outcome(&self, response: &http::Response<Bytes>) -> Result<Sent, SendError> {
+    fn verify(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
+        P::verify(&self.settings, now, cx)
+    }
+
+    fn verified(&self, response: &Response<Bytes>) -> Result<(), SendError> {
+        P::verified(&self.settings, response).map_err(|e| self.clean(e))
+    }
+
+    fn token_request(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
+        P::token_request(&self.settings, now, cx)
+    }
+
+    fn token(&self, response: &Response<Bytes>) -> Result<Token, SendError> {
+        P::token(&self.settings, response).map_err(|e| self.clean(e))
+    }
+
+    fn outcome(&self, response: &Response<Bytes>) -> Result<Sent, SendError> {
         match P::outcome(&self.settings, response) {
             Ok(sent) => Ok(Sent {
                 provider_message_id: sent.provider_message_id.map(|id| self.redactor.clean(id)),
                 cost: sent.cost.map(|c| Money { currency: self.redactor.clean(c.currency), ..c }),
                 ..sent
             }),
-            Err(e) => Err(SendError { code: self.redactor.clean(e.code), message: self.redactor.clean(e.message), ..e }),
+            Err(e) => Err(self.clean(e)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use raven_core::{
     Channel, Problems,
     address::{self, Email},
+    message::Feature,
 };
 use serde_json::{Map, Value};
 
@@ -24,6 +25,8 @@ pub struct Spec {
     pub docs_url: &'static str,
     /// Its documented base URL, version path included; `None` where the tenant names the host.
     pub base_url: Option<&'static str>,
+    /// What it carries beyond the text of a message.
+    pub features: &'static [Feature],
     /// Its settings.
     pub fields: &'static [Field],
     /// What must hold between settings.

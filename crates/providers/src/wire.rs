@@ -1,10 +1,12 @@
-//! What the HTTP adapters share: building a form request, and what a bare HTTP status means.
+//! What the HTTP adapters share: building a request, and what a bare HTTP status means.
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::{Class, SendError};
 
@@ -28,16 +30,41 @@ pub(crate) const RETRY: Class = Class::Retry { after: None };
 /// Too busy, the provider names no time.
 pub(crate) const BUSY: Class = Class::RateLimited { after: None };
 
+/// A header that signs a request in.
+pub(crate) type Auth<'a> = (header::HeaderName, &'a str);
+
 /// A `POST` of form fields that asks for JSON.
-pub(crate) fn form_post(url: &str, fields: &[(&str, &str)], auth: (header::HeaderName, &str)) -> Request<Bytes> {
+pub(crate) fn form_post(url: &str, fields: &[(&str, &str)], auth: Auth<'_>) -> Request<Bytes> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.extend_pairs(fields);
-    let mut request = Request::new(Bytes::from(form.finish()));
-    *request.method_mut() = Method::POST;
+    request(Method::POST, url, Some("application/x-www-form-urlencoded"), form.finish(), auth)
+}
+
+/// A `POST` of JSON that asks for JSON.
+pub(crate) fn json_post(url: &str, body: &Value, auth: Auth<'_>) -> Request<Bytes> {
+    request(Method::POST, url, Some("application/json"), body.to_string(), auth)
+}
+
+/// A `GET` that asks for JSON.
+pub(crate) fn get(url: &str, auth: Auth<'_>) -> Request<Bytes> {
+    request(Method::GET, url, None, String::new(), auth)
+}
+
+/// `Basic …` (RFC 7617).
+pub(crate) fn basic(user: &str, password: &str) -> Zeroizing<String> {
+    let plain = Zeroizing::new(format!("{user}:{password}"));
+    Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(plain.as_bytes())).as_str()))
+}
+
+fn request(method: Method, url: &str, content_type: Option<&'static str>, body: String, auth: Auth<'_>) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from(body));
+    *request.method_mut() = method;
     // A replaced base that is no URL becomes one without a host, which no client connects to.
     *request.uri_mut() = url.parse::<Uri>().unwrap_or_default();
     let headers = request.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("Raven/", env!("CARGO_PKG_VERSION"))));
     // A stored credential that no header can carry is sent as an empty one; the provider's 401 says the rest.
@@ -45,6 +72,17 @@ pub(crate) fn form_post(url: &str, fields: &[(&str, &str)], auth: (header::Heade
     credential.set_sensitive(true);
     headers.insert(auth.0, credential);
     request
+}
+
+/// Do credentials work, by the status of the answer to a harmless request?
+pub(crate) fn verified(provider: &str, response: &Response<Bytes>) -> Result<(), SendError> {
+    match response.status() {
+        status if status.is_success() => Ok(()),
+        status @ StatusCode::FORBIDDEN => {
+            Err(SendError::new(Class::Credentials, "invalid_credentials", format!("{provider} answered HTTP {}", status.as_u16())))
+        }
+        status => Err(by_status(provider, status, response.headers(), None, None)),
+    }
 }
 
 /// What an HTTP status means when the body says nothing that we know. `code` and `detail` are the provider's, if any.

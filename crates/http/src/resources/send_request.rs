@@ -143,8 +143,14 @@ impl<'a> SendRequest<'a> {
         let (channel, recipient) = (channel?, recipient?);
         let segments = self.body.as_deref().filter(|_| channel == Channel::Sms).map(sms::segments);
         let needs_sender = channel == Channel::Email && self.from.is_none();
-        let content =
-            Content { from: self.from, body: self.body, subject: self.subject, body_html: self.body_html, body_text: self.body_text };
+        let content = Content {
+            from: self.from,
+            body: self.body,
+            subject: self.subject,
+            body_html: self.body_html,
+            body_text: self.body_text,
+            ..Content::default()
+        };
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
         let external_id = self.external_id.map(Cow::into_owned);

@@ -11,6 +11,7 @@ use lettre::{
 use raven_core::{
     Channel, Timestamp,
     address::{Email, Mailbox as CoreMailbox},
+    message::Feature,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -24,6 +25,7 @@ pub const SPEC: Spec = Spec {
     channel: Channel::Email,
     docs_url: "https://www.rfc-editor.org/rfc/rfc6409",
     base_url: None,
+    features: &[Feature::From],
     fields: &[
         Field::public("host", "Host", Kind::Host, "The mail server's host name, for example smtp.example.com.").required(),
         Field::public("port", "Port", Kind::Port, "587 (the default) begins in clear and turns to TLS, 465 is TLS from the start."),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
-use raven_core::{Channel, money::Money};
+use raven_core::{Channel, Timestamp, message::Feature, money::Money};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,6 +30,16 @@ pub struct Settings {
     api_key: SecretString,
 }
 
+impl Settings {
+    fn base<'a>(&self, cx: &'a Cx<'_>) -> &'a str {
+        cx.base_url.as_deref().unwrap_or(if self.username == "sandbox" { SANDBOX } else { LIVE })
+    }
+
+    fn auth(&self) -> wire::Auth<'_> {
+        (HeaderName::from_static("apikey"), self.api_key.expose_secret())
+    }
+}
+
 impl HttpProvider for AfricasTalking {
     type Settings = Settings;
 
@@ -39,6 +49,7 @@ impl HttpProvider for AfricasTalking {
         channel: Channel::Sms,
         docs_url: "https://developers.africastalking.com/docs/sms/overview",
         base_url: Some(LIVE),
+        features: &[Feature::From],
         fields: &[
             Field::public(
                 "username",
@@ -65,8 +76,7 @@ impl HttpProvider for AfricasTalking {
         rules: &[],
     };
 
-    fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Request<Bytes> {
-        let base = cx.base_url.as_deref().unwrap_or(if settings.username == "sandbox" { SANDBOX } else { LIVE });
+    fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError> {
         let mut fields = vec![
             ("username", settings.username.as_str()),
             ("to", message.recipient),
@@ -76,7 +86,12 @@ impl HttpProvider for AfricasTalking {
         if let Some(from) = message.content.from.as_deref().or(settings.sender_id.as_deref()) {
             fields.push(("from", from));
         }
-        wire::form_post(&format!("{base}/messaging"), &fields, (HeaderName::from_static("apikey"), settings.api_key.expose_secret()))
+        Ok(wire::form_post(&format!("{}/messaging", settings.base(cx)), &fields, settings.auth()))
+    }
+
+    fn verify(settings: &Settings, _: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
+        let username: String = form_urlencoded::byte_serialize(settings.username.as_bytes()).collect();
+        Some(wire::get(&format!("{}/user?username={username}", settings.base(cx)), settings.auth()))
     }
 
     fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {

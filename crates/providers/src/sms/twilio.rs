@@ -2,10 +2,9 @@
 //!
 //! There is no idempotency key, so a lost answer stays unknown until the status callback.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, header};
-use raven_core::{Channel, money::Money};
+use raven_core::{Channel, Timestamp, message::Feature, money::Money};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,8 +39,7 @@ impl Settings {
             (Some(sid), Some(secret)) => (sid, secret),
             _ => (&self.account_sid, &self.auth_token),
         };
-        let plain = Zeroizing::new(format!("{user}:{}", password.expose_secret()));
-        Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(plain.as_bytes())).as_str()))
+        wire::basic(user, password.expose_secret())
     }
 }
 
@@ -54,6 +52,7 @@ impl HttpProvider for Twilio {
         channel: Channel::Sms,
         docs_url: "https://www.twilio.com/docs/messaging/api/message-resource",
         base_url: Some(BASE),
+        features: &[Feature::From],
         fields: &[
             Field::public("account_sid", "Account SID", Kind::Sid("AC"), "The account's SID, from the console's first page.").required(),
             Field::public(
@@ -81,7 +80,7 @@ impl HttpProvider for Twilio {
         rules: &[Rule::AnyOf(&["from", "messaging_service_sid"]), Rule::Together("api_key_sid", "api_key_secret")],
     };
 
-    fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Request<Bytes> {
+    fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError> {
         let base = cx.base_url.as_deref().unwrap_or(BASE);
         let mut fields = vec![("To", message.recipient), ("Body", message.content.body.as_deref().unwrap_or_default())];
         match (message.content.from.as_deref(), settings.from.as_deref(), settings.messaging_service_sid.as_deref()) {
@@ -93,7 +92,13 @@ impl HttpProvider for Twilio {
             }
         }
         let url = format!("{base}/Accounts/{}/Messages.json", settings.account_sid);
-        wire::form_post(&url, &fields, (header::AUTHORIZATION, &settings.authorization()))
+        Ok(wire::form_post(&url, &fields, (header::AUTHORIZATION, &settings.authorization())))
+    }
+
+    fn verify(settings: &Settings, _: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
+        let base = cx.base_url.as_deref().unwrap_or(BASE);
+        let url = format!("{base}/Accounts/{}.json", settings.account_sid);
+        Some(wire::get(&url, (header::AUTHORIZATION, &settings.authorization())))
     }
 
     fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {

@@ -101,7 +101,9 @@ fn a_form_carries_content_and_nothing_else() {
         let Bound::Http(call) = bound(provider) else { continue };
         let shape = |text: &str| {
             let content = Content { from: Some(text.into()), body: Some(text.into()), ..Content::default() };
-            let request = call.request(&outbound(provider.spec.channel, recipient(provider.spec.channel), &content), &Cx::default());
+            let request = call
+                .request(&outbound(provider.spec.channel, recipient(provider.spec.channel), &content), &Cx::default())
+                .expect("a request");
             let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
             let fields: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
             assert_eq!(fields.iter().filter(|(_, v)| v == text).count(), 2, "{}: {fields:?}", provider.spec.id);

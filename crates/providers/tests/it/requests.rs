@@ -20,9 +20,9 @@ fn every_request_is_as_documented() {
             let text = case["content"].to_string();
             let content: Content<'_> = serde_json::from_str(&text).expect("content");
             let message = outbound(provider.spec.channel, case["to"].as_str().expect("a recipient"), &content);
-            let cx = Cx { base_url: case["baseUrl"].as_str().map(Into::into) };
+            let cx = Cx { base_url: case["baseUrl"].as_str().map(Into::into), token: case["token"].as_str() };
             let found = match provider.bind(&public, &secret).expect("valid settings fit") {
-                Bound::Http(call) => written(&call.request(&message, &cx)),
+                Bound::Http(call) => written(&call.request(&message, &cx).expect("a request")),
                 Bound::Smtp(settings) => mail(&settings, &message),
             };
             let expected = read(&file.with_extension("expected"));
@@ -58,7 +58,7 @@ fn credentials_in_headers_are_marked_sensitive() {
     for provider in CATALOG {
         let Bound::Http(call) = crate::bound(provider) else { continue };
         let content = Content { body: Some("Hi".into()), ..Content::default() };
-        let request = call.request(&outbound(provider.spec.channel, "+254722000000", &content), &Cx::default());
+        let request = call.request(&outbound(provider.spec.channel, "+254722000000", &content), &Cx::default()).expect("a request");
         let shown = format!("{request:?}");
         for secret in crate::secrets(provider) {
             assert!(!shown.contains(&secret), "{}: {shown}", provider.spec.id);

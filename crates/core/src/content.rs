@@ -1,0 +1,197 @@
+//! What a message says, apart from whom it reaches.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+/// What a message says: stored as one JSON text, absent members left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Content<'a> {
+    /// Sender id (SMS) or mailbox (email).
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Cow<'a, str>>,
+    /// Text of an SMS, push or WhatsApp message.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Cow<'a, str>>,
+    /// Subject of an email.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Cow<'a, str>>,
+    /// HTML of an email.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub body_html: Option<Cow<'a, str>>,
+    /// Plain text of an email.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub body_text: Option<Cow<'a, str>>,
+    /// Mailbox that answers to an email go to.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<Cow<'a, str>>,
+    /// Further recipients of an email, seen by all: mailboxes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cc: Vec<String>,
+    /// Further recipients of an email, seen by nobody: mailboxes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bcc: Vec<String>,
+    /// Further header fields of an email, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Files that travel with an email.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// The caller's words for a kind of messages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The caller's own data about the message, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Title of a notification.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub title: Option<Cow<'a, str>>,
+    /// What a notification hands to the app, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+    /// Number on the app's icon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub badge: Option<u32>,
+    /// A newer notification with the same key takes the place of an older one.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<Cow<'a, str>>,
+    /// How long a notification is worth delivering, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
+    /// Where the provider fetches a picture or a file: an https URL.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub media_url: Option<Cow<'a, str>>,
+    /// An approved WhatsApp template instead of a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whatsapp_template: Option<Template>,
+}
+
+/// A file that travels with an email.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// Its name, without a path.
+    pub filename: String,
+    /// Its media type, such as `application/pdf`.
+    pub content_type: String,
+    /// Its bytes in base64 (RFC 4648, with padding).
+    pub content: String,
+    /// Where given, the HTML shows it as `cid:` and this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_id: Option<String>,
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Megabytes, and nobody's to read.
+        f.debug_struct("Attachment").field("content_type", &self.content_type).field("base64", &self.content.len()).finish_non_exhaustive()
+    }
+}
+
+/// An approved WhatsApp template and what is filled in.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// Its name; with Twilio the content SID (`HX…`).
+    pub name: String,
+    /// Its language, such as `en_US`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// What is filled into its body, in order: for the placeholders `{{1}}`, `{{2}}`, …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<String>,
+    /// Where given, the link of the picture, video or document in its header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_media_url: Option<String>,
+}
+
+/// A field that not every provider carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// A sender that the message names.
+    From,
+    /// `replyTo`.
+    ReplyTo,
+    /// `cc`.
+    Cc,
+    /// `bcc`.
+    Bcc,
+    /// `headers`.
+    Headers,
+    /// `attachments`.
+    Attachments,
+    /// `title`.
+    Title,
+    /// `data`.
+    Data,
+    /// `badge`.
+    Badge,
+    /// `collapseKey`.
+    CollapseKey,
+    /// `ttl`.
+    Ttl,
+    /// `mediaUrl`.
+    MediaUrl,
+    /// `whatsappTemplate`.
+    WhatsappTemplate,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::From,
+        Self::ReplyTo,
+        Self::Cc,
+        Self::Bcc,
+        Self::Headers,
+        Self::Attachments,
+        Self::Title,
+        Self::Data,
+        Self::Badge,
+        Self::CollapseKey,
+        Self::Ttl,
+        Self::MediaUrl,
+        Self::WhatsappTemplate,
+    ];
+
+    /// The field's name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::From => "from",
+            Self::ReplyTo => "replyTo",
+            Self::Cc => "cc",
+            Self::Bcc => "bcc",
+            Self::Headers => "headers",
+            Self::Attachments => "attachments",
+            Self::Title => "title",
+            Self::Data => "data",
+            Self::Badge => "badge",
+            Self::CollapseKey => "collapseKey",
+            Self::Ttl => "ttl",
+            Self::MediaUrl => "mediaUrl",
+            Self::WhatsappTemplate => "whatsappTemplate",
+        }
+    }
+}
+
+impl Content<'_> {
+    /// Does the message use the feature?
+    #[must_use]
+    pub fn uses(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::From => self.from.is_some(),
+            Feature::ReplyTo => self.reply_to.is_some(),
+            Feature::Cc => !self.cc.is_empty(),
+            Feature::Bcc => !self.bcc.is_empty(),
+            Feature::Headers => !self.headers.is_empty(),
+            Feature::Attachments => !self.attachments.is_empty(),
+            Feature::Title => self.title.is_some(),
+            Feature::Data => !self.data.is_empty(),
+            Feature::Badge => self.badge.is_some(),
+            Feature::CollapseKey => self.collapse_key.is_some(),
+            Feature::Ttl => self.ttl.is_some(),
+            Feature::MediaUrl => self.media_url.is_some(),
+            Feature::WhatsappTemplate => self.whatsapp_template.is_some(),
+        }
+    }
+}
