@@ -174,7 +174,30 @@ impl Feature {
     }
 }
 
+/// A set of features.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(u16);
+
+impl Features {
+    /// Those of the list.
+    #[must_use]
+    pub fn of(list: &[Feature]) -> Self {
+        Self(list.iter().fold(0, |set, feature| set | 1 << (*feature as u16)))
+    }
+
+    /// Those that `other` has not.
+    pub fn beyond(self, other: Self) -> impl Iterator<Item = Feature> {
+        Feature::ALL.into_iter().filter(move |feature| (self.0 & !other.0) & (1 << (*feature as u16)) != 0)
+    }
+}
+
 impl Content<'_> {
+    /// What the message uses.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        Features(Feature::ALL.into_iter().filter(|feature| self.uses(*feature)).fold(0, |set, feature| set | 1 << (feature as u16)))
+    }
+
     /// Does the message use the feature?
     #[must_use]
     pub fn uses(&self, feature: Feature) -> bool {
@@ -193,5 +216,29 @@ impl Content<'_> {
             Feature::MediaUrl => self.media_url.is_some(),
             Feature::WhatsappTemplate => self.whatsapp_template.is_some(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_message_uses_beyond_what_is_carried() {
+        let content = Content { reply_to: Some("a@example.com".into()), cc: vec!["b@example.com".to_owned()], ..Content::default() };
+        let beyond = |carried: &[Feature]| content.features().beyond(Features::of(carried)).collect::<Vec<_>>();
+        assert_eq!(beyond(&[]), [Feature::ReplyTo, Feature::Cc]);
+        assert_eq!(beyond(&[Feature::Cc, Feature::Bcc]), [Feature::ReplyTo]);
+        assert_eq!(beyond(&Feature::ALL), []);
+        assert_eq!(Content::default().features(), Features::default());
+    }
+
+    #[test]
+    fn every_member_reads_back_and_absent_ones_are_left_out() {
+        let text = r#"{"from":"a@example.com","subject":"Hi","attachments":[{"filename":"a.txt","contentType":"text/plain","content":"aGk="}],"tags":["t"],"metadata":{"k":"v"}}"#;
+        let content: Content<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&content).unwrap(), text);
+        assert!(!format!("{content:?}").contains("aGk="));
+        assert_eq!(serde_json::to_string(&Content::default()).unwrap(), "{}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-pub use crate::content::{Attachment, Content, Feature, Template};
+pub use crate::content::{Attachment, Content, Feature, Features, Template};
 
 /// Declares an enum with the code it is stored as and the name the API shows.
 macro_rules! named {

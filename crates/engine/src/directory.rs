@@ -4,7 +4,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use moka::future::Cache;
-use raven_core::{Channel, Clock, ConfigId, Environment, TenantId, Timestamp};
+use raven_core::{
+    Channel, Clock, ConfigId, Environment, TenantId, Timestamp,
+    message::{Feature, Features},
+};
 use raven_providers::{Bound, Provider};
 use raven_store::{ConfigRecord, Store, TenantRecord};
 use secrecy::SecretString;
@@ -51,6 +54,15 @@ impl Route {
         match self {
             Self::Sandbox => None,
             Self::Provider(connection) => Some(connection.id),
+        }
+    }
+
+    /// What it carries; the sandbox takes everything.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        match self {
+            Self::Sandbox => Features::of(&Feature::ALL),
+            Self::Provider(connection) => Features::of(connection.provider.spec.features),
         }
     }
 

@@ -31,6 +31,7 @@ codes! {
     INVALID_JSON = BAD_REQUEST "invalid_json" "The body is not a JSON object in UTF-8.";
     INVALID_CURSOR = BAD_REQUEST "invalid_cursor" "The cursor was not made by this endpoint with these filters. Begin again without a cursor.";
     NO_PROVIDER_FOR_CHANNEL = BAD_REQUEST "no_provider_for_channel" "No provider is configured for the channel. Add one with POST /v1/admin/providers, or use a test key.";
+    UNSUPPORTED_FEATURE = BAD_REQUEST "unsupported_feature" "The channel's provider can't carry some fields of the message: `errors` names each. Leave them out, or configure a provider that carries them (GET /v1/admin/providers/catalog tells which).";
     MISSING_CREDENTIALS = UNAUTHORIZED "missing_credentials" "The request carries no credentials. Send X-Raven-Key, or for the admin endpoints Authorization: Bearer.";
     INVALID_API_KEY = UNAUTHORIZED "invalid_api_key" "Invalid API key";
     INVALID_TOKEN = UNAUTHORIZED "invalid_token" "The bearer token is not valid. Sign in again.";

@@ -14,7 +14,7 @@ pub struct Fields<'a> {
     unknown: Problems,
     problems: Problems,
     /// What stands before a name in a report (`to.keys.`).
-    path: &'static str,
+    path: Cow<'static, str>,
     fingerprint: [u8; 16],
 }
 
@@ -84,6 +84,11 @@ impl<'a> Fields<'a> {
     #[must_use]
     pub fn new(members: Vec<(Cow<'a, str>, Json<'a>)>, known: &'static [&'static str]) -> Self {
         let mut fields = Self::nested(members, known, "");
+        for (name, value) in &mut fields.members {
+            if SPELLED.contains(&name.as_ref()) {
+                respell(value);
+            }
+        }
         let print = fields.members.iter().map(|(name, value)| (name.as_ref(), value)).filter(|(name, _)| *name != IDEMPOTENCY_KEY);
         fields.fingerprint = raven_core::json::fingerprint(print);
         fields
@@ -91,7 +96,8 @@ impl<'a> Fields<'a> {
 
     /// The members of an object within a request; `path` stands before names in reports.
     #[must_use]
-    pub fn nested(mut members: Vec<(Cow<'a, str>, Json<'a>)>, known: &'static [&'static str], path: &'static str) -> Self {
+    pub fn nested(mut members: Vec<(Cow<'a, str>, Json<'a>)>, known: &'static [&'static str], path: impl Into<Cow<'static, str>>) -> Self {
+        let path = path.into();
         let mut unknown = Problems::default();
         for i in 0..members.len() {
             if members[i].0.contains('_') {
@@ -171,6 +177,25 @@ impl<'a> Fields<'a> {
     /// All that was noted.
     pub fn finish(self) -> Result<()> {
         Problem::of_request(self.unknown, self.problems)
+    }
+}
+
+/// Fields whose objects have names of ours, which come in either spelling.
+const SPELLED: &[&str] = &["attachments", "whatsappTemplate", "to"];
+
+/// Turns the names within to camelCase. A name that stands there in both spellings stays twice, and is noted when it is read.
+fn respell(json: &mut Json<'_>) {
+    match json {
+        Json::Array(items) => items.iter_mut().for_each(respell),
+        Json::Object(members) => {
+            for (name, value) in members {
+                if name.contains('_') {
+                    *name = Cow::Owned(camel_case(name));
+                }
+                respell(value);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,16 +1,20 @@
 //! Messages: sending and reading them, for services and for humans alike.
 
+use std::collections::BTreeMap;
+
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
-    Channel, Environment, KeyId, MessageId, Priority, Seq, Source, Status, TenantId, Timestamp,
+    Channel, Environment, KeyId, MessageId, Priority, Problems, Seq, Source, Status, TenantId, Timestamp,
     address::{Email, phone},
+    message::{Content, Features},
     money::Money,
     page::MAX_LIMIT,
     permission::Role,
 };
 use raven_engine::{
     audit::Entry,
+    directory::Route,
     ingest::{IngestError, Receipt, Submission},
 };
 use raven_store::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Operation, messages::MessageClaim};
@@ -124,6 +128,11 @@ pub struct MessageWithEvents {
     /// The message.
     #[serde(flatten)]
     pub message: MessageView,
+    /// The caller's words for its kind.
+    pub tags: Vec<String>,
+    /// The caller's own data about it.
+    #[schema(schema_with = super::extras::metadata)]
+    pub metadata: BTreeMap<String, String>,
     /// Its timeline, oldest first.
     pub events: Vec<EventView>,
 }
@@ -315,6 +324,7 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
         Some(_) if parsed.needs_sender && !view.has_default_sender(parsed.channel) => {
             Problem::field("from", "is required: the provider config has no from_email")
         }
+        Some(route) if parsed.features.beyond(route.features()).next().is_some() => unsupported(&route, parsed.features),
         Some(route) => {
             let plan = engine.plans.of(&view.record.plan);
             let submission = Submission {
@@ -354,6 +364,15 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
         Some(Accepted::KeyReused) => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
         _ => Err(refusal),
     }
+}
+
+/// Names the fields that the provider can't carry.
+fn unsupported(route: &Route, features: Features) -> Problem {
+    let mut problems = Problems::default();
+    for feature in features.beyond(route.features()) {
+        problems.add(feature.name(), format!("can't be carried by {}", route.provider()));
+    }
+    Problem::listed(codes::UNSUPPORTED_FEATURE, problems)
 }
 
 /// The day ends at midnight, UTC.
@@ -414,7 +433,9 @@ async fn one(
     let record = app.engine.store.find_message(tenant, environment, seq).await?.ok_or_else(not_found)?;
     let events = app.engine.store.list_events(tenant, seq).await?;
     let events = events.into_iter().map(|e| EventView::new(e, with_payload)).collect();
-    Ok(axum::Json(MessageWithEvents { message: view(app, record), events }))
+    let content = app.engine.store.find_content(tenant, seq).await?.unwrap_or_default();
+    let Content { tags, metadata, .. } = serde_json::from_str(&content).unwrap_or_default();
+    Ok(axum::Json(MessageWithEvents { message: view(app, record), tags, metadata, events }))
 }
 
 /// Messages of the key's environment, newest first.

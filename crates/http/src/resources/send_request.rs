@@ -6,10 +6,11 @@ use raven_core::{
     Channel, Priority,
     address::{Email, Mailbox, phone, sender_id},
     json::Json,
-    message::Content,
+    message::{Content, Features},
     sms::{self, Segments},
 };
 
+use super::extras::{self, AttachmentRequest, TemplateRequest};
 use crate::{
     fields::{Fields, line, request},
     openapi::closed::{AnyRecipient, ChannelName, EnvironmentName, PriorityName},
@@ -54,6 +55,48 @@ macro_rules! send_request {
                 /// Plain text of an email; this or `bodyHtml` or both.
                 #[schema(min_length = 1, max_length = 26_214_400, example = "Hi Ada")]
                 body_text: Cow<'a, str> = "bodyText",
+                /// Where answers go: email. An address with or without a name.
+                #[schema(min_length = 1, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Acme support <help@example.com>")]
+                reply_to: Cow<'a, str> = "replyTo",
+                /// Further recipients whom all see: email. At most 49, with `bcc`.
+                #[schema(required = false, schema_with = extras::mailboxes)]
+                cc: Json<'a> = "cc",
+                /// Further recipients whom nobody sees: email. At most 49, with `cc`.
+                #[schema(required = false, schema_with = extras::mailboxes)]
+                bcc: Json<'a> = "bcc",
+                /// Further header fields: email.
+                #[schema(required = false, schema_with = extras::headers)]
+                headers: Json<'a> = "headers",
+                /// Files: email. At most 20, of 10 MB (10,485,760 bytes) in all.
+                #[schema(required = false, value_type = Vec<AttachmentRequest>, max_items = 20, example = json!([{"filename": "receipt.pdf", "contentType": "application/pdf", "content": "JVBERi0xLjcK"}]))]
+                attachments: Json<'a> = "attachments",
+                /// Words for a kind of messages, shown with the message and passed on where the provider takes tags.
+                #[schema(required = false, schema_with = extras::tags)]
+                tags: Json<'a> = "tags",
+                /// Your own data, shown with the message and passed on where the provider takes it.
+                #[schema(required = false, schema_with = extras::metadata)]
+                metadata: Json<'a> = "metadata",
+                /// Title of a notification: push. 1 to 255 characters.
+                #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Your order")]
+                title: Cow<'a, str> = "title",
+                /// What the app gets: push.
+                #[schema(required = false, schema_with = extras::data)]
+                data: Json<'a> = "data",
+                /// Number on the app's icon: push.
+                #[schema(minimum = 0, maximum = 99_999, example = 1)]
+                badge: i64 = "badge",
+                /// A newer notification with the same key takes an older one's place: push. 1 to 64 printable ASCII characters.
+                #[schema(min_length = 1, max_length = 64, pattern = r"^[\x21-\x7e]*$", example = "order-1042")]
+                collapse_key: Cow<'a, str> = "collapseKey",
+                /// How many seconds a notification is worth delivering: push. At most 28 days.
+                #[schema(minimum = 0, maximum = 2_419_200, example = 3600)]
+                ttl: i64 = "ttl",
+                /// An https URL from which the provider fetches a picture or a file: sms, whatsapp. At most 2048 characters.
+                #[schema(min_length = 9, max_length = 2048, pattern = r"^https://[\x21-\x7e]+$", example = "https://example.com/receipt.png")]
+                media_url: Cow<'a, str> = "mediaUrl",
+                /// An approved template instead of a text: whatsapp.
+                #[schema(required = false, value_type = TemplateRequest)]
+                whatsapp_template: Json<'a> = "whatsappTemplate",
                 /// What goes first: `transactional` (codes, receipts) or `bulk` (campaigns), which gives way. The key's own when
                 /// absent, or the plan's.
                 #[schema(required = false, value_type = PriorityName)]
@@ -88,10 +131,37 @@ impl<'a> HumanSendRequest<'a> {
     /// The message itself.
     #[must_use]
     pub fn message(self) -> SendRequest<'a> {
-        let Self { channel, to, body, from, subject, body_html, body_text, priority, external_id, idempotency_key, .. } = self;
-        SendRequest { channel, to, body, from, subject, body_html, body_text, priority, external_id, idempotency_key }
+        SendRequest {
+            channel: self.channel,
+            to: self.to,
+            body: self.body,
+            from: self.from,
+            subject: self.subject,
+            body_html: self.body_html,
+            body_text: self.body_text,
+            reply_to: self.reply_to,
+            cc: self.cc,
+            bcc: self.bcc,
+            headers: self.headers,
+            attachments: self.attachments,
+            tags: self.tags,
+            metadata: self.metadata,
+            title: self.title,
+            data: self.data,
+            badge: self.badge,
+            collapse_key: self.collapse_key,
+            ttl: self.ttl,
+            media_url: self.media_url,
+            whatsapp_template: self.whatsapp_template,
+            priority: self.priority,
+            external_id: self.external_id,
+            idempotency_key: self.idempotency_key,
+        }
     }
 }
+
+/// A field's name, whether it is given, and the channels that it belongs to.
+type Given = (&'static str, bool, &'static [Channel]);
 
 /// A message that keeps all rules.
 #[derive(Debug)]
@@ -110,11 +180,13 @@ pub struct Parsed {
     pub segments: Option<Segments>,
     /// An email without `from`: the provider config must have one.
     pub needs_sender: bool,
+    /// What the provider must be able to carry.
+    pub features: Features,
 }
 
 impl<'a> SendRequest<'a> {
     /// Checks every rule, noting each problem.
-    pub fn parse(self, fields: &mut Fields<'_>) -> Option<Parsed> {
+    pub fn parse(mut self, fields: &mut Fields<'_>) -> Option<Parsed> {
         let channel = match self.channel.as_deref() {
             None => {
                 fields.require("channel", "is required");
@@ -137,8 +209,11 @@ impl<'a> SendRequest<'a> {
         };
         let priority = priority(fields, self.priority.as_deref());
         self.lengths(fields);
+        // Before what was read out of the request is known no longer.
+        let given = self.given();
+        let extras = extras::read(&mut self, fields);
         if let Some(channel) = channel {
-            self.belonging(channel, fields);
+            self.belonging(channel, &given, fields);
         }
         let (channel, recipient) = (channel?, recipient?);
         let segments = self.body.as_deref().filter(|_| channel == Channel::Sms).map(sms::segments);
@@ -149,12 +224,13 @@ impl<'a> SendRequest<'a> {
             subject: self.subject,
             body_html: self.body_html,
             body_text: self.body_text,
-            ..Content::default()
+            ..extras
         };
+        let features = content.features();
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
         let external_id = self.external_id.map(Cow::into_owned);
-        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs_sender })
+        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs_sender, features })
     }
 
     /// Rules that hold on every channel.
@@ -181,22 +257,50 @@ impl<'a> SendRequest<'a> {
         }
     }
 
+    /// The fields that belong to some channels only, and whether they are given.
+    fn given(&self) -> [Given; 17] {
+        use Channel::{Email, Push, Sms, Whatsapp};
+        [
+            ("body", self.body.is_some(), &[Sms, Push, Whatsapp]),
+            ("from", self.from.is_some(), &[Sms, Email]),
+            ("subject", self.subject.is_some(), &[Email]),
+            ("bodyHtml", self.body_html.is_some(), &[Email]),
+            ("bodyText", self.body_text.is_some(), &[Email]),
+            ("replyTo", self.reply_to.is_some(), &[Email]),
+            ("cc", self.cc.is_some(), &[Email]),
+            ("bcc", self.bcc.is_some(), &[Email]),
+            ("headers", self.headers.is_some(), &[Email]),
+            ("attachments", self.attachments.is_some(), &[Email]),
+            ("title", self.title.is_some(), &[Push]),
+            ("data", self.data.is_some(), &[Push]),
+            ("badge", self.badge.is_some(), &[Push]),
+            ("collapseKey", self.collapse_key.is_some(), &[Push]),
+            ("ttl", self.ttl.is_some(), &[Push]),
+            ("mediaUrl", self.media_url.is_some(), &[Sms, Whatsapp]),
+            ("whatsappTemplate", self.whatsapp_template.is_some(), &[Whatsapp]),
+        ]
+    }
+
     /// Rules of the channel: what it needs, and what is foreign to it.
-    fn belonging(&self, channel: Channel, fields: &mut Fields<'_>) {
+    fn belonging(&self, channel: Channel, given: &[Given], fields: &mut Fields<'_>) {
         let (email, texting) = (channel == Channel::Email, channel == Channel::Sms);
-        let given = [
-            ("body", self.body.is_some(), !email),
-            ("from", self.from.is_some(), email || texting),
-            ("subject", self.subject.is_some(), email),
-            ("bodyHtml", self.body_html.is_some(), email),
-            ("bodyText", self.body_text.is_some(), email),
-        ];
-        for (name, is_given, belongs) in given {
-            if is_given && !belongs {
+        for (name, is_given, channels) in given {
+            if *is_given && !channels.contains(&channel) {
                 fields.note(name, format!("is not a field of the channel {channel}"));
             }
         }
-        if !email && self.body.is_none() {
+        let is_given = |name| given.iter().any(|(n, is_given, _)| *is_given && *n == name);
+        let template = channel == Channel::Whatsapp && is_given("whatsappTemplate");
+        if template && (self.body.is_some() || is_given("mediaUrl")) {
+            fields.note("whatsappTemplate", "stands alone: leave body and mediaUrl out");
+        }
+        // A picture needs no words on WhatsApp, and data can be all of a notification.
+        let without = match channel {
+            Channel::Whatsapp => template || is_given("mediaUrl"),
+            Channel::Push => is_given("data"),
+            Channel::Sms | Channel::Email => false,
+        };
+        if !email && self.body.is_none() && !without {
             fields.require("body", "is required");
         }
         if email && self.subject.is_none() {

@@ -3,6 +3,7 @@
 mod auth;
 mod contract;
 mod creating;
+mod extras;
 mod keys;
 mod limits;
 mod lists;
