@@ -1,31 +1,26 @@
 //! One attempt: the call, what its outcome means, and what follows. The call's permit and the epoch travel with it.
 
-use std::{borrow::Cow, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, problem::chain, retry::RetryPolicy};
-use raven_providers::{Bound, Class, Cx, HttpCall, Outbound, Provider, SendError, Sent};
-use raven_store::{Action, Job, Lease, Next, Settlement, Store};
-use secrecy::{ExposeSecret, SecretString};
+use raven_providers::{Class, Outbound, SendError, Sent};
+use raven_store::{Action, ConfigRecord, Job, Lease, Next, Settlement, Store};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    calls::Calls,
     clock::Entropy,
     directory::{Connection, Directory, Route},
     dispatch::Permit,
-    mailer::Mailer,
     metrics::{AttemptLabels, Metrics, ProviderLabels},
     settle::{Actions, Held, Outcomes, Unsettled},
-    transport::{CALL_CAP, CallError, Transport},
 };
 
 /// How long a message whose outcome is unknown waits for word from the provider.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// Base URLs that the operator put in place of documented ones, by provider id.
-pub type BaseUrls = HashMap<String, String>;
 
 /// Makes attempts.
 pub struct Attempts {
@@ -34,9 +29,7 @@ pub struct Attempts {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) ids: Arc<IdCipher>,
-    pub(crate) transport: Transport,
-    pub(crate) mailer: Mailer,
-    pub(crate) base_urls: BaseUrls,
+    pub(crate) calls: Arc<Calls>,
     pub(crate) outcomes: Outcomes,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
@@ -158,67 +151,24 @@ impl Attempts {
         };
         match route {
             Route::Sandbox => raven_providers::sandbox::send(&message),
-            Route::Provider(connection) => self.call_provider(connection, &message).await,
-        }
-    }
-
-    async fn call_provider(&self, connection: &Connection, message: &Outbound<'_>) -> Ended {
-        match &connection.bound {
-            Bound::Http(provider) => self.call_http(connection, &**provider, message).await,
-            Bound::Smtp(settings) => self.mailer.send(&connection.mail, settings, message).await,
-        }
-    }
-
-    async fn call_http(&self, connection: &Connection, provider: &dyn HttpCall, message: &Outbound<'_>) -> Ended {
-        let began = Instant::now();
-        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None };
-        let token = self.token(connection, provider, &cx).await?;
-        cx.token = token.as_ref().map(ExposeSecret::expose_secret);
-        let request = provider.request(message, &cx)?;
-        match self.transport.call(request, began.elapsed()).await {
-            Ok(response) => {
-                let outcome = provider.outcome(&response);
-                if token.is_some() && outcome.as_ref().is_err_and(|e| e.class == Class::Credentials) {
-                    // It may have been withdrawn before its time.
-                    *connection.token.lock().await = None;
+            Route::Provider(connection) => {
+                let ended = self.calls.send(connection, &message).await;
+                if let Some((old, new)) = connection.judge(ended.as_ref().map(drop)) {
+                    self.tell_config(connection, old, &new).await;
                 }
-                outcome
-            }
-            Err(CallError::NotSent(text)) => {
-                tracing::warn!(config = %connection.id, error = text, "a provider can't be reached");
-                Err(SendError::new(Class::Retry { after: None }, "provider_unreachable", "no connection to the provider"))
-            }
-            Err(CallError::Unknown(text)) => {
-                tracing::warn!(config = %connection.id, error = text, "a provider gave no answer");
-                Err(SendError::new(Class::Unknown, "no_answer", "the provider gave no answer"))
+                ended
             }
         }
     }
 
-    /// The base URL that the operator put in place of a provider's own.
-    pub(crate) fn base_url(&self, provider: &Provider) -> Option<Cow<'_, str>> {
-        self.base_urls.get(provider.spec.id).map(|url| url.as_str().into())
-    }
-
-    /// The provider's token for a config, where it wants one: the last one, or a new one. Nothing was sent when this fails.
-    async fn token(&self, connection: &Connection, provider: &dyn HttpCall, cx: &Cx<'_>) -> Result<Option<SecretString>, SendError> {
-        let now = self.clock.now();
-        let Some(request) = provider.token_request(now, cx) else { return Ok(None) };
-        // Those who come meanwhile wait for the same token.
-        let mut held = connection.token.lock().await;
-        if let Some((token, until)) = held.as_ref()
-            && now < *until
-        {
-            return Ok(Some(token.clone()));
+    /// Writes down on a config that its credentials don't work, or work again.
+    async fn tell_config(&self, connection: &Connection, old: &ConfigRecord, new: &ConfigRecord) {
+        tracing::warn!(tenant = %old.tenant, config = %old.id, provider = old.provider, status = new.status, "a provider config's credentials");
+        if let Err(e) = self.store.replace_config(old, new, None).await {
+            tracing::error!(error = chain(&e), "a provider config's status can't be written down");
+            connection.unjudge();
         }
-        // A third of the call's time; the rest is for the message.
-        let response = self.transport.call(request, CALL_CAP * 2 / 3).await.map_err(|e| {
-            tracing::warn!(config = %connection.id, error = chain(&e), "a provider hands out no token");
-            SendError::new(Class::Retry { after: None }, "provider_unreachable", "the provider's token service gave no answer")
-        })?;
-        let token = provider.token(&response)?;
-        *held = Some((token.secret.clone(), now.after(token.lasts)));
-        Ok(Some(token.secret))
+        self.directory.forget(old.tenant).await;
     }
 
     async fn conclude(&self, job: &Job, route: &Route, started_at: Timestamp, ended: Ended) -> Settlement {

@@ -1,15 +1,25 @@
 //! What is known of tenants while their messages move: their state and their providers, bound and ready to call.
 //! Read again after a second, so a change on any node or by an operator's command counts within that time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use moka::future::Cache;
 use raven_core::{
     Channel, Clock, ConfigId, Environment, TenantId, Timestamp,
     message::{Feature, Features},
 };
-use raven_providers::{Bound, Provider};
-use raven_store::{ConfigRecord, Store, TenantRecord};
+use raven_providers::{Bound, Class, Provider, SendError};
+use raven_store::{
+    ConfigRecord, Store, TenantRecord,
+    providers::{FAILED, VERIFIED},
+};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
@@ -36,6 +46,40 @@ pub struct Connection {
     pub token: tokio::sync::Mutex<Option<(SecretString, Timestamp)>>,
     default_sender: bool,
     record: ConfigRecord,
+    /// Was its status written down anew since it was read?
+    judged: AtomicBool,
+}
+
+impl Connection {
+    /// The record that an outcome calls for, if it is another one than the present: credentials that don't work are told on the
+    /// config, and that they work again, too. Asked once, it says no until the config was read again.
+    #[must_use]
+    pub fn judge(&self, outcome: Result<(), &SendError>) -> Option<(&ConfigRecord, ConfigRecord)> {
+        let failed = self.record.status == FAILED;
+        let new = match outcome {
+            Err(e) if e.class == Class::Credentials && !failed => self.with_status(FAILED, Some(format!("{}: {}", e.code, e.message))),
+            Ok(()) if failed => self.with_status(VERIFIED, None),
+            _ => return None,
+        };
+        (!self.judged.swap(true, Ordering::AcqRel)).then_some((&self.record, new))
+    }
+
+    /// What was said last could not be written down.
+    pub fn unjudge(&self) {
+        self.judged.store(false, Ordering::Release);
+    }
+
+    /// The record with another status.
+    #[must_use]
+    pub fn with_status(&self, status: &str, reason: Option<String>) -> ConfigRecord {
+        ConfigRecord { status: status.to_owned(), status_reason: reason, ..self.record.clone() }
+    }
+
+    /// The record as it was read.
+    #[must_use]
+    pub const fn record(&self) -> &ConfigRecord {
+        &self.record
+    }
 }
 
 /// Where a message goes.
@@ -99,6 +143,12 @@ impl TenantView {
     #[must_use]
     pub fn has_default_sender(&self, channel: Channel) -> bool {
         self.first(channel).is_some_and(|c| c.default_sender)
+    }
+
+    /// The connection of this config.
+    #[must_use]
+    pub fn connection(&self, id: ConfigId) -> Option<&Arc<Connection>> {
+        self.connections.iter().find(|c| c.id == id)
     }
 
     fn first(&self, channel: Channel) -> Option<&Arc<Connection>> {
@@ -172,6 +222,7 @@ impl Directory {
                     token: tokio::sync::Mutex::default(),
                     default_sender,
                     record,
+                    judged: AtomicBool::new(false),
                 }))
             }
             Err(reason) => {

@@ -14,7 +14,8 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::{Attempts, BaseUrls, blank},
+    attempt::{Attempts, blank},
+    calls::{BaseUrls, Calls},
     clock::Entropy,
     coalescer::Coalescer,
     directory::{Directory, Route},
@@ -132,6 +133,8 @@ pub struct Engine {
     pub limiter: Limiter,
     /// Tenants.
     pub directory: Arc<Directory>,
+    /// Calls of providers.
+    pub calls: Arc<Calls>,
     /// Sealed secrets.
     pub vault: Vault,
     /// Message ids.
@@ -204,6 +207,13 @@ impl Engine {
             tokens = tokens.with_oidc(Issuer::new(issuer, &options.extra_roots).map_err(StartError::Setting)?);
         }
 
+        let calls = Arc::new(Calls {
+            clock: clock.clone(),
+            transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
+            mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap)
+                .map_err(StartError::Setting)?,
+            base_urls: options.base_urls,
+        });
         let (mut worker, mut settler) = (None, None);
         if options.works {
             let wake = Arc::new(Notify::new());
@@ -214,10 +224,7 @@ impl Engine {
                 entropy: entropy.clone(),
                 directory: directory.clone(),
                 ids: ids.clone(),
-                transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
-                mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap)
-                    .map_err(StartError::Setting)?,
-                base_urls: options.base_urls,
+                calls: calls.clone(),
                 outcomes,
                 tasks: TaskTracker::new(),
                 metrics: metrics.clone(),
@@ -262,6 +269,7 @@ impl Engine {
             entropy,
             ingest,
             directory,
+            calls,
             vault,
             ids,
             membership,

@@ -9,6 +9,7 @@
 
 pub mod attempt;
 pub mod audit;
+pub mod calls;
 pub mod clock;
 mod coalescer;
 pub mod directory;

@@ -83,6 +83,22 @@ impl Mailer {
         }
     }
 
+    /// Connects and signs in, and sends nothing.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub async fn verify(&self, settings: &Settings) -> Result<(), SendError> {
+        match tokio::time::timeout(self.cap, self.connect(settings)).await {
+            Ok(Ok(mut connection)) => {
+                // The answer is the server's own business: we are in.
+                let _ = connection.quit().await;
+                Ok(())
+            }
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(unreachable("the mail server did not answer in time")),
+        }
+    }
+
     async fn deliver(&self, bag: &Mailbag, settings: &Settings, message: &Message, written: &AtomicBool) -> Result<Sent, SendError> {
         // A kept connection may have died in the meantime. As long as the message was not begun, a fresh one is tried.
         if let Some(mut kept) = self.take(bag) {

@@ -5,6 +5,13 @@ use raven_core::{Channel, ConfigId, TenantId, Timestamp};
 
 use crate::{AuditRecord, Claim, Outcome, Result};
 
+/// Its credentials were not tried since they were set.
+pub const UNVERIFIED: &str = "unverified";
+/// Its credentials worked.
+pub const VERIFIED: &str = "verified";
+/// Its credentials did not work.
+pub const FAILED: &str = "failed";
+
 /// A provider config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigRecord {
@@ -18,8 +25,10 @@ pub struct ConfigRecord {
     pub channel: Channel,
     /// Shown.
     pub label: String,
-    /// `unverified`, `verified` or `failed`.
+    /// [`UNVERIFIED`], [`VERIFIED`] or [`FAILED`].
     pub status: String,
+    /// Why it is `failed`.
+    pub status_reason: Option<String>,
     /// Public settings: a JSON object as text.
     pub public: String,
     /// Secret settings: a JSON object, sealed with the tenant's data key.
@@ -50,6 +59,10 @@ pub trait Configs: Send + Sync {
 
     /// The tenant's configs, newest first by (created, id), from below `before` (exclusive) on.
     async fn list_configs(&self, tenant: TenantId, before: Option<(Timestamp, ConfigId)>, limit: usize) -> Result<Vec<ConfigRecord>>;
+
+    /// Puts `new` in the place of `old`, if the config is still as `old` says; `false` when it is not, or is gone. Its id, tenant,
+    /// provider, channel and time of creation stay as they are.
+    async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool>;
 
     /// Deletes a config and its secrets; `false` when there is none.
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool>;

@@ -387,6 +387,10 @@ impl Configs for FaultyStore {
         self.inner.list_configs(tenant, before, limit).await
     }
 
+    async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool> {
+        self.inner.replace_config(old, new, audit).await
+    }
+
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {
         self.inner.delete_config(tenant, id, audit).await
     }

@@ -5,8 +5,11 @@ use std::borrow::Cow;
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{ConfigId, Environment, Timestamp, json::Json};
-use raven_providers::{CATALOG, Field, Kind, Spec};
-use raven_store::{ConfigRecord, NewConfig, Operation, Scope};
+use raven_providers::{CATALOG, Field, Kind, Members, Spec};
+use raven_store::{
+    ConfigRecord, NewConfig, Operation, Scope,
+    providers::{FAILED, UNVERIFIED, VERIFIED},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,9 +26,25 @@ use crate::{
     query::{PathId, RawQuery},
 };
 
-const UNVERIFIED: &str = "unverified";
 /// What a config's status can be.
-pub(crate) const STATUSES: &[&str] = &[UNVERIFIED, "verified", "failed"];
+pub(crate) const STATUSES: &[&str] = &[UNVERIFIED, VERIFIED, FAILED];
+/// How often a change is made anew when somebody else's came between.
+const CHANGES: usize = 5;
+
+request! {
+    /// What changes about a provider config. What is absent stays.
+    pub struct ConfigChangeRequest {
+        /// Its name for people: 2 to 80 characters.
+        #[schema(min_length = 2, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Africa's Talking, production")]
+        label: Cow<'a, str> = "label",
+        /// Public settings to set, by the names in the catalog; `null` takes one away. The others stay.
+        #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"sender_id": "ACME"}))]
+        public_config: Json<'a> = "publicConfig",
+        /// Secret settings to set, by the names in the catalog; `null` takes one away. The others stay.
+        #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"api_key": "…"}))]
+        secret_config: Json<'a> = "secretConfig",
+    }
+}
 
 request! {
     /// A provider config to create: the tenant's own credentials at a provider of the catalog.
@@ -66,6 +85,9 @@ pub struct ConfigView {
     /// Whether its credentials were tried.
     #[schema(value_type = ConfigStatusName)]
     pub status: String,
+    /// Why its status is `failed`.
+    #[schema(required)]
+    pub status_reason: Option<String>,
     /// Its public settings.
     #[schema(value_type = std::collections::BTreeMap<String, Setting>)]
     pub config_public: Value,
@@ -82,6 +104,7 @@ impl From<ConfigRecord> for ConfigView {
             channel: r.channel.name(),
             label: r.label,
             status: r.status,
+            status_reason: r.status_reason,
             config_public: serde_json::from_str(&r.public).unwrap_or_default(),
             created_at: r.created_at,
         }
@@ -110,6 +133,8 @@ pub struct ProviderView {
     /// Its own documentation.
     #[schema(format = "uri")]
     pub docs_url: &'static str,
+    /// Fields of a message that it carries, of those that not every provider does.
+    pub features: Vec<&'static str>,
     /// Its settings.
     pub fields: Vec<FieldView>,
 }
@@ -145,6 +170,7 @@ impl From<&'static Spec> for ProviderView {
             name: spec.name,
             channel: spec.channel.name(),
             docs_url: spec.docs_url,
+            features: spec.features.iter().map(|feature| feature.name()).collect(),
             fields: spec.fields.iter().map(FieldView::from).collect(),
         }
     }
@@ -216,6 +242,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         channel: provider.spec.channel,
         label: label.into_owned(),
         status: UNVERIFIED.to_owned(),
+        status_reason: None,
         public: text(&public)?,
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,
@@ -254,6 +281,121 @@ pub async fn find(session: Session<AsViewer>, State(app): AppState, PathId(id): 
     let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     let found = app.engine.store.find_config(session.tenant_id(), id).await?;
     found.map(|c| axum::Json(ConfigView::from(c))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+}
+
+/// Change a provider config. Changed settings make it `unverified`; messages go through it with the new ones at once.
+#[utoipa::path(patch, path = "/v1/admin/providers/{id}", tag = "providers", params(("id" = uuid::Uuid, Path, description = "The config's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), request_body = ConfigChangeRequest, responses((status = 200, body = ConfigView)))]
+pub async fn update(
+    session: Session<AsAdmin>,
+    State(app): AppState,
+    PathId(id): PathId,
+    query: RawQuery,
+    body: Body,
+) -> Result<axum::Json<ConfigView>> {
+    session.require_live()?;
+    query.none()?;
+    let mut fields = body.fields(ConfigChangeRequest::FIELDS)?;
+    let request = ConfigChangeRequest::read(&mut fields);
+    if let Some(label) = request.label.as_deref() {
+        fields.check("label", crate::fields::line(label, 2, 80));
+    } else if fields.is_null("label") {
+        fields.note("label", "can't be taken away");
+    }
+    let (public, secret) = (request.public_config.map(into_value), request.secret_config.map(into_value));
+    for (name, side) in [("publicConfig", &public), ("secretConfig", &secret)] {
+        if side.as_ref().is_some_and(|side| !side.is_object()) {
+            fields.note(name, "must be an object");
+        }
+    }
+    fields.finish()?;
+    let (id, tenant) = (ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?, session.tenant_id());
+    for _ in 0..CHANGES {
+        let old = app.engine.store.find_config(tenant, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+        let mut new = old.clone();
+        if let Some(label) = &request.label {
+            new.label = label.to_string();
+        }
+        if public.is_some() || secret.is_some() {
+            resettle(&app, &session, &mut new, public.as_ref(), secret.as_ref())?;
+        }
+        let view = ConfigView::from(new.clone());
+        let mut entry = session.entry("provider_config.update", id.0);
+        (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&view));
+        if app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
+            app.engine.directory.forget(tenant).await;
+            return Ok(axum::Json(view));
+        }
+    }
+    Err(Problem::new(codes::INVALID_STATE, "The config is being changed by others. Send the request again."))
+}
+
+/// Puts changed settings into a record, checked and sealed.
+fn resettle<R>(
+    app: &crate::App,
+    session: &Session<R>,
+    record: &mut ConfigRecord,
+    public: Option<&Value>,
+    secret: Option<&Value>,
+) -> Result<()> {
+    let provider = raven_providers::find(&record.provider).ok_or_else(|| {
+        Problem::new(codes::INVALID_STATE, "This version does not know the config's provider, so its settings can't be changed.")
+    })?;
+    let opened = app.engine.vault.open_config(&session.tenant.data_key, record.tenant, record.id, &record.secret)?;
+    let stored = |bytes: &[u8]| serde_json::from_slice::<Members>(bytes).unwrap_or_default();
+    let public = Value::Object(merged(stored(record.public.as_bytes()), public));
+    let secret = Value::Object(merged(stored(&opened), secret));
+    let (public, secret) = provider.spec.validate(Some(&public), Some(&secret)).map_err(Problem::fields)?;
+    provider.bind(&public, &secret).map_err(|why| Problem::field("secretConfig", why))?;
+    let plain = zeroize::Zeroizing::new(text(&secret)?);
+    record.public = text(&public)?;
+    record.secret = app.engine.vault.seal_config(&session.tenant.data_key, record.tenant, record.id, plain.as_bytes())?;
+    (record.status, record.status_reason) = (UNVERIFIED.to_owned(), None);
+    Ok(())
+}
+
+/// JSON Merge Patch (RFC 7396) of one level.
+fn merged(mut members: Members, change: Option<&Value>) -> Members {
+    for (name, value) in change.and_then(Value::as_object).into_iter().flatten() {
+        if value.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), value.clone());
+        }
+    }
+    members
+}
+
+/// Ask the provider whether a config's credentials work. Nothing is sent; the config is `verified` or `failed` afterwards.
+#[utoipa::path(post, path = "/v1/admin/providers/{id}/verify", tag = "providers", params(("id" = uuid::Uuid, Path, description = "The config's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 200, body = ConfigView)))]
+pub async fn verify(
+    session: Session<AsAdmin>,
+    State(app): AppState,
+    PathId(id): PathId,
+    query: RawQuery,
+) -> Result<axum::Json<ConfigView>> {
+    session.require_live()?;
+    query.none()?;
+    let (id, tenant) = (ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?, session.tenant_id());
+    let old = app.engine.store.find_config(tenant, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
+    app.engine.directory.forget(tenant).await;
+    let view = app.engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?;
+    let outcome = match view.as_ref().and_then(|view| view.connection(id)) {
+        Some(connection) => app.engine.calls.verify(connection).await.map_err(|e| format!("{}: {}", e.code, e.message)),
+        None => Err("unusable: this version can't use the settings; set them again".to_owned()),
+    };
+    let (status, reason) = match outcome {
+        Ok(()) => (VERIFIED, None),
+        Err(why) => (FAILED, Some(why)),
+    };
+    let new = ConfigRecord { status: status.to_owned(), status_reason: reason, ..old.clone() };
+    let shown = ConfigView::from(new.clone());
+    let mut entry = session.entry("provider_config.verify", id.0);
+    (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&shown));
+    if !app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
+        return Err(Problem::new(codes::INVALID_STATE, "The config was changed while it was verified. Verify it again."));
+    }
+    app.engine.directory.forget(tenant).await;
+    Ok(axum::Json(shown))
 }
 
 /// Delete a provider config and its secrets. Messages that wait for it go through another config of the channel, or wait.

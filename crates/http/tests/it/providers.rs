@@ -1,8 +1,13 @@
 //! Providers and their configs.
 
+use std::time::Duration;
+
 use http::Method;
-use raven_testkit::app::on_both;
-use serde_json::json;
+use raven_testkit::{
+    app::{TestApp, TestOptions, TestTenant, on_both, on_both_with},
+    simulators::Twilio,
+};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn secrets_go_in_and_never_come_out() {
@@ -55,10 +60,124 @@ async fn the_catalog_names_every_setting() {
         let t = app.tenant("Acme").await;
         let catalog = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/providers/catalog", None).await.expect(200);
         let ids: Vec<&str> = catalog["data"].as_array().expect("data").iter().map(|p| p["id"].as_str().expect("an id")).collect();
-        assert_eq!(ids, ["africas_talking", "twilio", "smtp"]);
+        assert_eq!(ids, raven_providers::CATALOG.iter().map(|p| p.spec.id).collect::<Vec<_>>());
+        assert_eq!(ids[..2], ["africas_talking", "twilio"]);
         let key =
             catalog["data"][0]["fields"].as_array().expect("fields").iter().find(|f| f["name"] == "api_key").expect("the key's field");
         assert_eq!((&key["secret"], &key["required"], &key["type"]), (&json!(true), &json!(true), &json!("string")));
+    })
+    .await;
+}
+
+/// A Twilio that takes one token, and options that reach it.
+async fn simulated() -> (Twilio, TestOptions) {
+    let twilio = Twilio::start().await;
+    twilio.require(&format!("{ACCOUNT}:right"));
+    let base_urls = [("twilio".to_owned(), twilio.base_url())].into();
+    (twilio, TestOptions { base_urls, ..TestOptions::default() })
+}
+
+const ACCOUNT: &str = "AC00000000000000000000000000000000";
+
+fn config(token: &str) -> Value {
+    json!({ "provider": "twilio", "label": "SMS", "publicConfig": { "account_sid": ACCOUNT, "from": "+15005550006" }, "secretConfig": { "auth_token": token } })
+}
+
+async fn configure(app: &TestApp, t: &TestTenant, token: &str) -> String {
+    let created = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/providers", Some(config(token))).await.expect(201);
+    format!("/v1/admin/providers/{}", created["id"].as_str().expect("an id"))
+}
+
+#[tokio::test]
+async fn credentials_are_verified_and_changed() {
+    let (_twilio, options) = simulated().await;
+    on_both_with(options, async |app| {
+        let t = app.tenant("Acme").await;
+        let path = configure(&app, &t, "wrong").await;
+        let verify = async || app.as_human(&t.owner, &t.slug, Method::POST, &format!("{path}/verify"), None).await.expect(200);
+        let patch = async |body: Value| app.as_human(&t.owner, &t.slug, Method::PATCH, &path, Some(body)).await;
+
+        let failed = verify().await;
+        assert_eq!(failed["status"], "failed");
+        assert!(failed["statusReason"].as_str().is_some_and(|why| why.starts_with("invalid_credentials")), "{failed}");
+
+        let renamed = patch(json!({ "label": "Renamed" })).await.expect(200);
+        assert_eq!((&renamed["label"], &renamed["status"]), (&json!("Renamed"), &json!("failed")), "a name says nothing about credentials");
+        let changed = patch(json!({ "secret_config": { "auth_token": "right" }, "publicConfig": { "messaging_service_sid": null } }))
+            .await
+            .expect(200);
+        assert_eq!((&changed["status"], &changed["statusReason"]), (&json!("unverified"), &Value::Null));
+        assert_eq!(changed["configPublic"], json!({ "account_sid": ACCOUNT, "from": "+15005550006" }), "what was not named stays");
+        assert_eq!(verify().await["status"], "verified");
+        assert_eq!(app.as_human(&t.owner, &t.slug, Method::GET, &path, None).await.expect(200)["status"], "verified");
+
+        for (body, field) in [
+            (json!({ "publicConfig": { "from": null } }), "publicConfig.from"),
+            (json!({ "publicConfig": { "frm": "x" } }), "publicConfig.frm"),
+            (json!({ "secretConfig": { "auth_token": null } }), "secretConfig.auth_token"),
+            (json!({ "publicConfig": "x" }), "publicConfig"),
+            (json!({ "label": "x" }), "label"),
+            (json!({ "label": null }), "label"),
+        ] {
+            let error = patch(body.clone()).await.expect_error(400, "validation_failed");
+            assert_eq!(error["errors"][0]["field"], field, "{body}");
+        }
+        assert_eq!(
+            app.as_human(&t.owner, &t.slug, Method::GET, &path, None).await.expect(200)["status"],
+            "verified",
+            "a refused change changes nothing"
+        );
+
+        let log = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/audit-log", None).await.expect(200).to_string();
+        assert!(log.contains("provider_config.update") && log.contains("provider_config.verify"), "{log}");
+        assert!(!log.contains("\"right\"") && !log.contains("\"wrong\""));
+
+        let other = app.tenant("Bolt").await;
+        app.as_human(&other.owner, &other.slug, Method::PATCH, &path, Some(json!({ "label": "Mine" })))
+            .await
+            .expect_error(404, "not_found");
+        app.as_human(&other.owner, &other.slug, Method::POST, &format!("{path}/verify"), None).await.expect_error(404, "not_found");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_config_tells_when_its_credentials_fail_and_when_they_work_again() {
+    let (twilio, options) = simulated().await;
+    on_both_with(options, async |app| {
+        let t = app.tenant("Acme").await;
+        let path = configure(&app, &t, "wrong").await;
+        let status = async || app.as_human(&t.owner, &t.slug, Method::GET, &path, None).await.expect(200)["status"].clone();
+        let sms = json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" });
+        let accepted = app.post_message(&t.live, sms).await.expect(202);
+        app.settle().await;
+        assert_eq!(status().await, "failed");
+
+        let before = twilio.count();
+        app.as_human(&t.owner, &t.slug, Method::PATCH, &path, Some(json!({ "secretConfig": { "auth_token": "right" } }))).await.expect(200);
+        app.advance(Duration::from_secs(120)).await;
+        assert_eq!(app.message(&t.live, accepted["id"].as_str().expect("an id")).await["status"], "sent", "what waited goes out");
+        assert_eq!(twilio.count(), before + 1);
+        assert_eq!(status().await, "unverified");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_config_that_failed_is_good_again_when_a_message_went_through() {
+    let (twilio, options) = simulated().await;
+    on_both_with(options, async |app| {
+        let t = app.tenant("Acme").await;
+        let path = configure(&app, &t, "late").await;
+        let status = async || app.as_human(&t.owner, &t.slug, Method::GET, &path, None).await.expect(200)["status"].clone();
+        app.post_message(&t.live, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" })).await.expect(202);
+        app.settle().await;
+        assert_eq!(status().await, "failed");
+        // A new key of Africa's Talking, say, works only after a while.
+        twilio.require(&format!("{ACCOUNT}:late"));
+        app.advance(Duration::from_secs(120)).await;
+        assert_eq!(status().await, "verified");
+        twilio.require(&format!("{ACCOUNT}:right"));
     })
     .await;
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use raven_engine::{
-    attempt::BaseUrls,
+    calls::BaseUrls,
     oidc::IssuerOptions,
     plans::{self as engine_plans, Plans},
     transport::ExtraRoots,

@@ -45,6 +45,25 @@ pub async fn a_replayed_creation_answers_its_first_body(store: Arc<dyn Store>) -
     Ok(())
 }
 
+pub async fn a_config_is_replaced_only_as_long_as_it_is_what_was_read(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
+    let old = config_record(one, 1);
+    let id = create_config(&store, old.clone()).await?;
+    let failed = ConfigRecord { status: "failed".to_owned(), status_reason: Some("a wrong key".to_owned()), ..old.clone() };
+    assert!(store.replace_config(&old, &failed, None).await?);
+    assert_eq!(store.find_config(one, id).await?, Some(failed.clone()));
+    assert!(!store.replace_config(&old, &failed, Some(audit(one, 7))).await?, "it is another by now");
+
+    let mended =
+        ConfigRecord { label: "mended".to_owned(), public: "{}".to_owned(), secret: vec![9], status_reason: None, ..failed.clone() };
+    assert!(!store.replace_config(&ConfigRecord { tenant: two, ..failed.clone() }, &mended, None).await?);
+    let entries = store.list_audit(one, None, 100).await?.len();
+    assert!(store.replace_config(&failed, &mended, Some(audit(one, 8))).await?);
+    assert_eq!(store.find_config(one, id).await?, Some(mended));
+    assert_eq!(store.list_audit(one, None, 100).await?.len(), entries + 1);
+    Ok(())
+}
+
 pub async fn configs_of_another_tenant_are_out_of_reach(store: Arc<dyn Store>) -> Result<()> {
     let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
     let config = create_config(&store, config_record(one, 1)).await?;

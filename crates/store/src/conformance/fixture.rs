@@ -147,6 +147,7 @@ pub fn config_record(tenant: TenantId, n: u8) -> ConfigRecord {
         channel: Channel::Email,
         label: format!("config {n}"),
         status: "unverified".to_owned(),
+        status_reason: None,
         public: r#"{"from_email":"hello@example.com"}"#.to_owned(),
         secret: vec![0, 1, n, 255],
         created_at: at(i64::from(n)),

@@ -13,22 +13,28 @@ use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 
 macro_rules! config_columns {
     () => {
-        "id, tenant_id, provider, channel, label, status, public, secret, created_at"
+        "id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason"
     };
 }
 
-const INSERT: &str = concat!("INSERT INTO provider_configs (", config_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+const INSERT: &str = concat!("INSERT INTO provider_configs (", config_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
 const FIND: &str = concat!("SELECT ", config_columns!(), " FROM provider_configs WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(
     "SELECT ",
     config_columns!(),
     " FROM provider_configs WHERE tenant_id = $1 AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4"
 );
+const REPLACE: &str = "WITH replaced AS ( \
+       UPDATE provider_configs SET label = $3, status = $4, status_reason = $5, public = $6, secret = $7 \
+       WHERE id = $1 AND tenant_id = $2 AND label = $8 AND status = $9 AND status_reason IS NOT DISTINCT FROM $10 AND public = $11 AND secret = $12 \
+       RETURNING tenant_id), \
+     told AS (INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $13::bigint, $14 FROM replaced WHERE $13::bigint IS NOT NULL) \
+     SELECT 1 FROM replaced";
 const DELETE: &str = "WITH gone AS (DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2 RETURNING tenant_id) \
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, DELETE];
 
 #[async_trait]
 impl Configs for PostgresStore {
@@ -49,6 +55,7 @@ impl Configs for PostgresStore {
                         &c.public,
                         &c.secret,
                         &c.created_at.millis(),
+                        &c.status_reason,
                     ],
                 )
                 .await?;
@@ -65,6 +72,27 @@ impl Configs for PostgresStore {
         let (created_at, id) = below(before.map(|(at, id)| (at, id.0)));
         let rows = self.connection().await?.query_within(tenant, LIST, &[&tenant.0, &created_at, &id, &limit_of(limit)]).await?;
         rows.iter().map(rows::config).collect()
+    }
+
+    async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool> {
+        let (seq, entry) = audit.map(|audit| (audit.seq.0, audit.entry)).unzip();
+        let params: [Param<'_>; 14] = [
+            &old.id.0,
+            &old.tenant.0,
+            &new.label,
+            &new.status,
+            &new.status_reason,
+            &new.public,
+            &new.secret,
+            &old.label,
+            &old.status,
+            &old.status_reason,
+            &old.public,
+            &old.secret,
+            &seq,
+            &entry,
+        ];
+        Ok(self.connection().await?.query_opt_within(old.tenant, REPLACE, &params).await?.is_some())
     }
 
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {

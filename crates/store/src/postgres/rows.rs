@@ -94,6 +94,7 @@ pub(super) fn config(row: &Row) -> Result<ConfigRecord> {
         public: get(row, "public")?,
         secret: get(row, "secret")?,
         created_at: time(row, "created_at")?,
+        status_reason: get(row, "status_reason")?,
     })
 }
 

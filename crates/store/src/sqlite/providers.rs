@@ -10,14 +10,17 @@ use super::{
 };
 use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, DELETE];
 
-const INSERT: &str = "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-const FIND: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at FROM provider_configs
+const INSERT: &str =
+    "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const FIND: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason FROM provider_configs
   WHERE id = ?1 AND tenant_id = ?2";
-const LIST: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at FROM provider_configs
+const LIST: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason FROM provider_configs
   WHERE tenant_id = ?1 AND (created_at, id) < (?2, ?3) ORDER BY created_at DESC, id DESC LIMIT ?4";
+const REPLACE: &str = "UPDATE provider_configs SET label = ?3, status = ?4, status_reason = ?5, public = ?6, secret = ?7
+  WHERE id = ?1 AND tenant_id = ?2 AND label = ?8 AND status = ?9 AND status_reason IS ?10 AND public = ?11 AND secret = ?12";
 const DELETE: &str = "DELETE FROM provider_configs WHERE id = ?1 AND tenant_id = ?2";
 
 fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
@@ -31,6 +34,7 @@ fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
         public: row.get(6)?,
         secret: row.get(7)?,
         created_at: time(row, 8)?,
+        status_reason: row.get(9)?,
     })
 }
 
@@ -47,6 +51,7 @@ fn insert(c: &Connection, new: &NewConfig) -> Result<()> {
         new.public,
         new.secret,
         new.created_at.millis(),
+        new.status_reason,
     ])?;
     Ok(())
 }
@@ -66,6 +71,31 @@ impl Configs for SqliteStore {
         self.read(move |c| {
             let mut select = c.prepare_cached(LIST)?;
             Ok(select.query_map(params![Id(tenant.0), at, after, limit(rows)], config)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool> {
+        let (old, new) = (old.clone(), new.clone());
+        self.write(move |c| {
+            let replaced = c.prepare_cached(REPLACE)?.execute(params![
+                Id(old.id.0),
+                Id(old.tenant.0),
+                new.label,
+                new.status,
+                new.status_reason,
+                new.public,
+                new.secret,
+                old.label,
+                old.status,
+                old.status_reason,
+                old.public,
+                old.secret,
+            ])? == 1;
+            if let (true, Some(audit)) = (replaced, &audit) {
+                audit::record(c, audit)?;
+            }
+            Ok(replaced)
         })
         .await
     }

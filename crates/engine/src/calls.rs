@@ -1,0 +1,114 @@
+//! Calls of providers: a message, a check of credentials, a token. What an attempt makes of a call is told in `attempt`.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use raven_core::{Clock, problem::chain};
+use raven_providers::{Bound, Class, Cx, HttpCall, Outbound, Provider, SendError, Sent};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::{
+    directory::Connection,
+    mailer::Mailer,
+    transport::{CALL_CAP, CallError, Transport},
+};
+
+/// Base URLs that the operator put in place of documented ones, by provider id.
+pub type BaseUrls = HashMap<String, String>;
+
+/// Makes calls.
+pub struct Calls {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) transport: Transport,
+    pub(crate) mailer: Mailer,
+    pub(crate) base_urls: BaseUrls,
+}
+
+impl Calls {
+    /// Sends a message through a connection.
+    ///
+    /// # Errors
+    /// What follows for the message.
+    pub async fn send(&self, connection: &Connection, message: &Outbound<'_>) -> Result<Sent, SendError> {
+        match &connection.bound {
+            Bound::Http(provider) => self.call_http(connection, &**provider, message).await,
+            Bound::Smtp(settings) => self.mailer.send(&connection.mail, settings, message).await,
+        }
+    }
+
+    async fn call_http(&self, connection: &Connection, provider: &dyn HttpCall, message: &Outbound<'_>) -> Result<Sent, SendError> {
+        let began = Instant::now();
+        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None };
+        let token = self.token(connection, provider, &cx).await?;
+        cx.token = token.as_ref().map(ExposeSecret::expose_secret);
+        let request = provider.request(message, &cx)?;
+        match self.transport.call(request, began.elapsed()).await {
+            Ok(response) => {
+                let outcome = provider.outcome(&response);
+                if token.is_some() && outcome.as_ref().is_err_and(|e| e.class == Class::Credentials) {
+                    // It may have been withdrawn before its time.
+                    *connection.token.lock().await = None;
+                }
+                outcome
+            }
+            Err(CallError::NotSent(text)) => {
+                tracing::warn!(config = %connection.id, error = text, "a provider can't be reached");
+                Err(SendError::new(Class::Retry { after: None }, "provider_unreachable", "no connection to the provider"))
+            }
+            Err(CallError::Unknown(text)) => {
+                tracing::warn!(config = %connection.id, error = text, "a provider gave no answer");
+                Err(SendError::new(Class::Unknown, "no_answer", "the provider gave no answer"))
+            }
+        }
+    }
+
+    /// The base URL that the operator put in place of a provider's own.
+    fn base_url(&self, provider: &Provider) -> Option<Cow<'_, str>> {
+        self.base_urls.get(provider.spec.id).map(|url| url.as_str().into())
+    }
+
+    /// The provider's token for a config, where it wants one: the last one, or a new one. Nothing was sent when this fails.
+    async fn token(&self, connection: &Connection, provider: &dyn HttpCall, cx: &Cx<'_>) -> Result<Option<SecretString>, SendError> {
+        let now = self.clock.now();
+        let Some(request) = provider.token_request(now, cx) else { return Ok(None) };
+        // Those who come meanwhile wait for the same token.
+        let mut held = connection.token.lock().await;
+        if let Some((token, until)) = held.as_ref()
+            && now < *until
+        {
+            return Ok(Some(token.clone()));
+        }
+        // A third of the call's time; the rest is for the message.
+        let response = self.transport.call(request, CALL_CAP * 2 / 3).await.map_err(|e| {
+            tracing::warn!(config = %connection.id, error = chain(&e), "a provider hands out no token");
+            SendError::new(Class::Retry { after: None }, "provider_unreachable", "the provider's token service gave no answer")
+        })?;
+        let token = provider.token(&response)?;
+        *held = Some((token.secret.clone(), now.after(token.lasts)));
+        Ok(Some(token.secret))
+    }
+
+    /// Asks the provider whether a config's credentials work, and sends nothing. Where there is no such question, settings that
+    /// could be read are all that can be said.
+    ///
+    /// # Errors
+    /// [`Class::Credentials`] or [`Class::Rejected`] when they don't work, another class when it can't be told now.
+    pub async fn verify(&self, connection: &Connection) -> Result<(), SendError> {
+        let provider = match &connection.bound {
+            Bound::Http(provider) => &**provider,
+            Bound::Smtp(settings) => return self.mailer.verify(settings).await,
+        };
+        let began = Instant::now();
+        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None };
+        // What was withdrawn must not be found good.
+        *connection.token.lock().await = None;
+        let token = self.token(connection, provider, &cx).await?;
+        cx.token = token.as_ref().map(ExposeSecret::expose_secret);
+        let Some(request) = provider.verify(self.clock.now(), &cx) else { return Ok(()) };
+        let response = self.transport.call(request, began.elapsed()).await.map_err(|e| {
+            tracing::warn!(config = %connection.id, error = chain(&e), "a provider can't be asked about credentials");
+            SendError::new(Class::Retry { after: None }, "provider_unreachable", "the provider gave no answer")
+        })?;
+        provider.verified(&response)
+    }
+}
