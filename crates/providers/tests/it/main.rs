@@ -3,6 +3,7 @@
 mod answers;
 mod catalog;
 mod content;
+mod docs;
 mod hostile;
 mod requests;
 

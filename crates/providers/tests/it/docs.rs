@@ -1,0 +1,88 @@
+//! `docs/providers.md` is made from the catalog. `RAVEN_UPDATE_DOCS=1 cargo test` writes it.
+
+use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
+
+use raven_core::{Channel, message::Feature};
+use raven_providers::{CATALOG, Kind, Provider, schema::Rule};
+
+const HEAD: &str = "# Providers
+
+Made from the catalog (`crates/providers/src/registry.rs`), which `GET /v1/admin/providers/catalog` answers too.
+
+A tenant's admin connects a provider with `POST /v1/admin/providers`: its id, a label, and the settings below. Then
+`POST /v1/admin/providers/{id}/verify` asks the provider whether the credentials work, without sending anything. Secret settings are
+sealed before they are stored, and never shown again; `PATCH /v1/admin/providers/{id}` replaces single ones.
+
+```
+curl -X POST http://127.0.0.1:8080/v1/admin/providers -H 'X-Raven-Key: rk_live_…' -H 'Content-Type: application/json' \\
+  -d '{\"provider\":\"africas_talking\",\"label\":\"SMS\",\"publicConfig\":{\"username\":\"acme\"},\"secretConfig\":{\"api_key\":\"atsk_…\"}}'
+```
+
+An operator can point a provider at another base URL with `RAVEN_PROVIDER_<ID>_BASE_URL`, for example
+`RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL=http://127.0.0.1:9901/version1`.
+
+## What each carries
+
+A message with a field that its provider does not carry is refused with 400 `unsupported_feature`. `tags` and `metadata` are shown with
+the message in any case, and passed on where the provider takes them.
+";
+
+/// The fields that providers of a channel can differ in.
+fn features(channel: Channel) -> Vec<Feature> {
+    let all: BTreeSet<Feature> = of(channel).flat_map(|p| p.spec.features).copied().collect();
+    all.into_iter().collect()
+}
+
+fn of(channel: Channel) -> impl Iterator<Item = &'static Provider> {
+    CATALOG.iter().filter(move |p| p.spec.channel == channel)
+}
+
+fn written() -> Result<String, std::fmt::Error> {
+    let mut out = HEAD.to_owned();
+    let channels = || Channel::ALL.iter().copied().filter(|channel| of(*channel).next().is_some());
+    for channel in channels() {
+        let features = features(channel);
+        let names: Vec<String> = features.iter().map(|f| format!("`{}`", f.name())).collect();
+        writeln!(out, "\n| {channel} | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()))?;
+        for provider in of(channel) {
+            let marks: Vec<&str> = features.iter().map(|f| if provider.spec.features.contains(f) { "yes" } else { "–" }).collect();
+            writeln!(out, "| [{}](#{}) | {} |", provider.spec.name, provider.spec.id, marks.join(" | "))?;
+        }
+    }
+    for provider in CATALOG {
+        let spec = provider.spec;
+        writeln!(out, "\n## {}\n\n{}, channel {}. Its own documentation: <{}>.", spec.id, spec.name, spec.channel, spec.docs_url)?;
+        if let Some(base) = spec.base_url {
+            writeln!(out, "Base URL: `{base}`.")?;
+        }
+        writeln!(out, "\n| setting | | type | |\n|---|---|---|---|")?;
+        for field in spec.fields {
+            let side = if field.secret { "secretConfig" } else { "publicConfig" };
+            let need = if field.required { "required" } else { "optional" };
+            let kind = match field.kind {
+                Kind::OneOf(values) => values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "),
+                kind => kind.name().to_owned(),
+            };
+            writeln!(out, "| `{side}.{}` | {need} | {kind} | {} |", field.name, field.help.replace('|', "\\|"))?;
+        }
+        for rule in spec.rules {
+            let names = |names: &[&str], word| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(word);
+            match rule {
+                Rule::AnyOf(all) => writeln!(out, "\nAt least one of {} is given.", names(all, ", "))?,
+                Rule::Together(a, b) => writeln!(out, "\n{} are given together, or neither.", names(&[*a, *b], " and "))?,
+            }
+        }
+    }
+    Ok(out)
+}
+
+#[test]
+fn the_page_about_providers_is_what_the_catalog_says() {
+    let page = written().expect("a text takes all");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
+    if std::env::var_os("RAVEN_UPDATE_DOCS").is_some() {
+        fs::write(&path, &page).expect("docs can be written");
+    }
+    let same = fs::read_to_string(&path).is_ok_and(|kept| kept == page);
+    assert!(same, "docs/providers.md is out of date: RAVEN_UPDATE_DOCS=1 cargo test -p raven-providers writes it");
+}
