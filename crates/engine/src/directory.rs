@@ -15,7 +15,7 @@ use raven_core::{
     Channel, Clock, ConfigId, Environment, TenantId, Timestamp,
     message::{Feature, Features},
 };
-use raven_providers::{Bound, Class, Provider, SendError};
+use raven_providers::{Bound, Class, Find, Provider, SendError};
 use raven_store::{
     ConfigRecord, Store, TenantRecord,
     providers::{FAILED, VERIFIED},
@@ -161,14 +161,15 @@ pub struct Directory {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     vault: Vault,
+    find: Find,
     views: Cache<TenantId, Arc<TenantView>>,
 }
 
 impl Directory {
     /// A directory over the store.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, vault: Vault) -> Self {
-        Self { store, clock, vault, views: Cache::new(CAPACITY) }
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, vault: Vault, find: Find) -> Self {
+        Self { store, clock, vault, find, views: Cache::new(CAPACITY) }
     }
 
     /// The tenant; `None` when there is none.
@@ -233,7 +234,7 @@ impl Directory {
     }
 
     fn bind(&self, tenant: &TenantRecord, record: &ConfigRecord) -> Result<(&'static Provider, Bound), String> {
-        let provider = raven_providers::find(&record.provider).ok_or("this version does not know the provider")?;
+        let provider = (self.find)(&record.provider).ok_or("this version does not know the provider")?;
         let public: Map<String, Value> = serde_json::from_str(&record.public).map_err(|e| e.to_string())?;
         let plain = self.vault.open_config(&tenant.data_key, tenant.id, record.id, &record.secret).map_err(|e| e.to_string())?;
         // The error of a parser may quote what it read, so it is not shown.

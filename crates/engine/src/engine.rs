@@ -9,6 +9,7 @@ use std::{
 };
 
 use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain, tenant::TenantStatus};
+use raven_providers::Find;
 use raven_store::{Action, Job, Next, Start, Store};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -88,6 +89,8 @@ pub struct Options {
     pub call_cap: Duration,
     /// May tenants reach private networks?
     pub allow_private: bool,
+    /// The providers that there are.
+    pub find_provider: Find,
     /// Base URLs in place of documented ones.
     pub base_urls: BaseUrls,
     /// Trusted beside the public certificate authorities.
@@ -199,7 +202,7 @@ impl Engine {
         let keys = InstallationKeys::load(&vault, &*store).await?;
         let (membership, registration) = Membership::join(&*store, shared_clock, &options.node_id).await?;
         let (membership, metrics, ids) = (Arc::new(membership), Arc::new(Metrics::default()), Arc::new(keys.ids));
-        let directory = Arc::new(Directory::new(store.clone(), clock.clone(), vault.clone()));
+        let directory = Arc::new(Directory::new(store.clone(), clock.clone(), vault.clone(), options.find_provider));
         let plans = Arc::new(options.plans);
         let guard = Guard { allow_private: options.allow_private };
         let mut tokens = Tokens::new(&options.jwt_secret, options.jwt_issuer.as_deref(), options.jwt_audience.as_deref());

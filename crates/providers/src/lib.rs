@@ -18,7 +18,7 @@ pub mod schema;
 pub mod sms;
 mod wire;
 
-pub use registry::{CATALOG, Provider, find};
+pub use registry::{CATALOG, Find, Provider, find};
 pub use schema::{Field, Kind, Members, Rule, Spec};
 
 /// A message on its way out, as an adapter sees it.

@@ -12,8 +12,8 @@ use crate::{
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
 pub const CATALOG: &[Provider] = &[
-    by_http::<sms::africas_talking::AfricasTalking>(),
-    by_http::<sms::twilio::Twilio>(),
+    Provider::over_http::<sms::africas_talking::AfricasTalking>(),
+    Provider::over_http::<sms::twilio::Twilio>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 
@@ -31,7 +31,16 @@ pub struct Provider {
     bind: fn(&Members, &Members) -> Result<Bound, String>,
 }
 
+/// How a provider is found by its id: [`find`], but for those who bring adapters of their own.
+pub type Find = fn(&str) -> Option<&'static Provider>;
+
 impl Provider {
+    /// The provider of an adapter.
+    #[must_use]
+    pub const fn over_http<P: HttpProvider>() -> Self {
+        Self { spec: const { &P::SPEC }, bind: bind_http::<P> }
+    }
+
     /// Puts a tenant's stored settings into it. Nothing is checked beyond types: [`Spec::validate`] did that when they
     /// were stored, and rules that grow stricter later must not stop what works.
     ///
@@ -51,10 +60,6 @@ pub(crate) fn settings<S: DeserializeOwned>(spec: &Spec, public: &Members, secre
         let first = problems.and_then(|p| p.into_vec().into_iter().next());
         first.map_or_else(|| format!("the settings of {} can't be read", spec.name), |p| format!("{} {}", p.field, p.message))
     })
-}
-
-const fn by_http<P: HttpProvider>() -> Provider {
-    Provider { spec: const { &P::SPEC }, bind: bind_http::<P> }
 }
 
 fn bind_http<P: HttpProvider>(public: &Members, secret: &Members) -> Result<Bound, String> {

@@ -115,6 +115,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         limits: Limits::default(),
         plans: config.plans.clone(),
         allow_private: config.allow_private_networks,
+        find_provider: raven_providers::find,
         base_urls: config.base_urls.clone(),
         extra_roots: config.extra_roots.clone(),
         hello_name: config.hello_name.clone().unwrap_or_else(|| parse::host_of(&public_url).unwrap_or("localhost").to_owned()),

@@ -19,6 +19,7 @@ use raven_engine::{
     vault::SecretKey,
 };
 use raven_http::App;
+use raven_providers::Find;
 use raven_store::{AuditRecord, StateChange, Store};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -59,6 +60,8 @@ pub struct TestOptions {
     pub reference: Option<Arc<TestClock>>,
     /// The plans; `unlimited` for all when absent.
     pub plans: Option<Plans>,
+    /// The providers; those of the catalog when absent.
+    pub find_provider: Option<Find>,
 }
 
 /// A running Raven.
@@ -310,6 +313,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         limits: options.limits,
         call_cap: if options.call_cap.is_zero() { Duration::from_secs(2) } else { options.call_cap },
         allow_private: !options.forbid_private,
+        find_provider: options.find_provider.unwrap_or(raven_providers::find),
         base_urls: options.base_urls.clone(),
         extra_roots: options.extra_roots.clone(),
         hello_name: "raven.test".to_owned(),

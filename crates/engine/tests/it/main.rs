@@ -7,5 +7,6 @@ mod invariants;
 mod keys;
 mod oidc;
 mod outcomes;
+mod poison;
 mod recovery;
 mod wakes;
