@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -60,6 +60,9 @@ impl ExtraRoots {
 #[derive(Clone, Debug)]
 pub struct Transport {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// For requests of version 2, which some providers insist on; over plain TCP with prior knowledge. The others stay with
+    /// version 1: there a connection that breaks takes one call with it, not all of them.
+    http2: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     cap: Duration,
 }
 
@@ -82,13 +85,12 @@ impl Transport {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_CAP));
         http.enforce_http(false);
-        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .pool_idle_timeout(Duration::from_secs(55))
-            .pool_timer(TokioTimer::new())
-            .build(https);
-        Ok(Self { client, cap: cap.min(CALL_CAP) })
+        let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(IDLE_PER_HOST).pool_idle_timeout(Duration::from_secs(55)).pool_timer(TokioTimer::new());
+        let client = builder.build(https().enable_http1().wrap_connector(http.clone()));
+        let http2 = builder.http2_only(true).timer(TokioTimer::new()).build(https().enable_http2().wrap_connector(http));
+        Ok(Self { client, http2, cap: cap.min(CALL_CAP) })
     }
 
     /// Makes one call. `spent` of its time is over already.
@@ -107,7 +109,8 @@ impl Transport {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, CallError> {
-        let response = self.client.request(request).await.map_err(|e| {
+        let client = if request.version() == Version::HTTP_2 { &self.http2 } else { &self.client };
+        let response = client.request(request).await.map_err(|e| {
             let text = chain(&e);
             if e.is_connect() { CallError::NotSent(text) } else { CallError::Unknown(text) }
         })?;

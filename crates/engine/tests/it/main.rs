@@ -3,6 +3,7 @@
 mod clocks;
 mod email;
 mod faults;
+mod http2;
 mod invariants;
 mod keys;
 mod oidc;

@@ -60,14 +60,14 @@ impl Server {
         }
     }
 
-    fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         let mut server = Running::start(self.command());
         server.serve_address();
         server
     }
 
     /// Looks for damage, beside the server that runs.
-    fn expect_nothing_wrong(&self) {
+    pub(crate) fn expect_nothing_wrong(&self) {
         let mut doctor = raven_with_secrets(self.folder.path(), &["doctor", "--invariants", "--json"]);
         self.environment(&mut doctor);
         let (code, report, stderr) = run(doctor);

@@ -4,6 +4,7 @@
 
 mod crash;
 mod documents;
+mod half_open;
 mod invariants;
 mod layers;
 mod logs;
