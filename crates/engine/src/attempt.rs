@@ -5,7 +5,7 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, problem::chain, retry::RetryPolicy};
-use raven_providers::{Class, Outbound, SendError, Sent};
+use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
 use raven_store::{Action, ConfigRecord, Job, Lease, Next, Settlement, Store};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -16,7 +16,7 @@ use crate::{
     directory::{Connection, Directory, Route},
     dispatch::Permit,
     metrics::{AttemptLabels, Metrics, ProviderLabels},
-    settle::{Actions, Held, Outcomes, Unsettled},
+    settle::{Acting, Actions, Held, Outcomes, Unsettled},
 };
 
 /// How long a message whose outcome is unknown waits for word from the provider.
@@ -186,11 +186,17 @@ impl Attempts {
                 settlement.cost_micros = sent.cost.as_ref().map(|c| c.micros);
                 settlement.cost_currency = sent.cost.map(|c| c.currency);
                 settlement.next = match route {
-                    Route::Sandbox => Next::At(Action::Play, now.after(raven_providers::sandbox::DELIVERED_AFTER)),
+                    Route::Sandbox => report_follows(job, 0, now).unwrap_or(Next::Done),
                     Route::Provider(_) => Next::Done,
                 };
             }
-            Err(error) => self.conclude_failure(job, error, now, &mut settlement).await,
+            Err(error) => {
+                self.conclude_failure(job, error, now, &mut settlement).await;
+                // The sandbox reports what became of a message, as providers do where the answer was lost.
+                if let (EventKind::OutcomeUnknown, Route::Sandbox) = (settlement.kind, route) {
+                    settlement.next = report_follows(job, 0, now).unwrap_or(settlement.next);
+                }
+            }
         }
         settlement
     }
@@ -229,6 +235,43 @@ impl Attempts {
         RetryPolicy::of(job.lane.channel).next(job.attempt, now, job.expires_at, hint, jitter[0])
     }
 
+    /// Lets the sandbox report what becomes of a message.
+    pub fn play(self: &Arc<Self>, job: Job, lease: Lease) {
+        let acting = self.actions.begin(job.seq);
+        let life = Life::of(job.lane.channel, &job.recipient);
+        if life.reports.len() <= 1 {
+            return self.report(&job, lease, 0, acting);
+        }
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            match this.store.list_events(job.lane.tenant, job.seq).await {
+                Ok(events) => {
+                    // Of the others one is the attempt's outcome.
+                    let own = |kind| !matches!(kind, EventKind::Queued | EventKind::Sending | EventKind::RetryScheduled);
+                    let reported = events.iter().filter(|event| own(event.kind)).count().saturating_sub(1);
+                    this.report(&job, lease, reported, acting);
+                }
+                Err(e) => {
+                    tracing::error!(error = chain(&e), "a timeline can't be read; the sandbox's report waits");
+                    this.orphaned(lease, vec![job.seq]);
+                }
+            }
+        });
+    }
+
+    /// Writes down the sandbox's report after so many.
+    fn report(&self, job: &Job, lease: Lease, reported: usize, acting: Acting) {
+        let now = self.clock.now();
+        let mut settlement = blank(job, now);
+        (settlement.kind, settlement.status) = (EventKind::Delivered, Status::Delivered);
+        if let Some(report) = Life::of(job.lane.channel, &job.recipient).reports.get(reported) {
+            (settlement.kind, settlement.status) = (report.kind, report.status);
+            settlement.failure_reason = report.reason.map(str::to_owned);
+        }
+        settlement.next = report_follows(job, reported + 1, now).unwrap_or(Next::Done);
+        self.settle(lease, settlement, Held::Action(acting));
+    }
+
     async fn retries_unknown(&self, job: &Job) -> bool {
         match self.directory.tenant(job.lane.tenant).await {
             Ok(view) => view.is_some_and(|v| v.record.retry_unknown),
@@ -238,6 +281,12 @@ impl Attempts {
             }
         }
     }
+}
+
+/// When the sandbox reports next about a message, after so many reports.
+fn report_follows(job: &Job, reported: usize, now: Timestamp) -> Option<Next> {
+    let report = Life::of(job.lane.channel, &job.recipient).reports.get(reported)?;
+    Some(Next::At(Action::Play, now.after(report.after)))
 }
 
 /// A settlement that changes nothing yet: an event of no attempt, the status kept, the job done.

@@ -561,12 +561,7 @@ impl Worker {
                     settlement.detail = Some("no word of the message came from the provider in time".to_owned());
                     self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
                 }
-                Action::Play => {
-                    let mut settlement = blank(&job, now);
-                    settlement.kind = EventKind::Delivered;
-                    settlement.status = Status::Delivered;
-                    self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
-                }
+                Action::Play => self.attempts.play(job, lease),
             }
         }
         self.dispatcher.left_behind(got == limit || !skip.is_empty());
