@@ -22,6 +22,15 @@ impl Encoding {
     }
 }
 
+impl Encoding {
+    fn units(self, c: char) -> usize {
+        match self {
+            Self::Gsm7 => septets(c).unwrap_or(1),
+            Self::Ucs2 => c.len_utf16(),
+        }
+    }
+}
+
 /// The encoding that a text needs and the number of parts it travels in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segments {
@@ -35,24 +44,48 @@ pub struct Segments {
 #[must_use]
 pub fn segments(text: &str) -> Segments {
     let encoding = if text.chars().all(|c| septets(c).is_some()) { Encoding::Gsm7 } else { Encoding::Ucs2 };
-    let units = |c: char| match encoding {
-        Encoding::Gsm7 => septets(c).unwrap_or(1),
-        Encoding::Ucs2 => c.len_utf16(),
-    };
+    let units = |c| encoding.units(c);
     let (alone, part) = encoding.room();
     if text.chars().map(units).sum::<usize>() <= alone {
         return Segments { encoding, count: 1 };
     }
-    let (mut count, mut used) = (1, 0);
-    for c in text.chars() {
+    let mut count = 1;
+    cuts(text, part, units, |_| count += 1);
+    Segments { encoding, count }
+}
+
+/// The texts of the parts.
+#[must_use]
+pub fn parts(text: &str) -> Vec<&str> {
+    let Segments { encoding, count } = segments(text);
+    let mut parts = Vec::with_capacity(usize::from(count));
+    let mut from = 0;
+    if count > 1 {
+        cuts(
+            text,
+            encoding.room().1,
+            |c| encoding.units(c),
+            |at| {
+                parts.push(&text[from..at]);
+                from = at;
+            },
+        );
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
+/// Tells where a text is cut into parts with this room.
+fn cuts(text: &str, room: usize, units: impl Fn(char) -> usize, mut cut: impl FnMut(usize)) {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
         let n = units(c);
-        if used + n > part {
-            count += 1;
+        if used + n > room {
+            cut(at);
             used = 0;
         }
         used += n;
     }
-    Segments { encoding, count }
 }
 
 /// Septets that a character costs in the GSM alphabet: 1, or 2 with an escape; `None` if it is not in it.
@@ -96,6 +129,23 @@ mod tests {
         // 152 + a pair does not fit a part of 153; without the rule 152 + 2 * 77 = 306 would be two parts.
         assert_eq!(of(&format!("{}{}", "a".repeat(152), "{".repeat(77))), (Encoding::Gsm7, 3));
         assert_eq!(of(&format!("{}{}", "a".repeat(153), "{".repeat(76))), (Encoding::Gsm7, 2));
+    }
+
+    #[test]
+    fn parts_make_the_text_again_and_are_as_many_as_counted() {
+        for text in [
+            String::new(),
+            "a".repeat(160),
+            "a".repeat(161),
+            "€".repeat(200),
+            format!("{}{}", "a".repeat(152), "{".repeat(77)),
+            "😀".repeat(67),
+        ] {
+            let parts = parts(&text);
+            assert_eq!(parts.concat(), text);
+            assert_eq!(parts.len(), usize::from(segments(&text).count));
+        }
+        assert_eq!(parts(&"😀".repeat(67)).iter().map(|p| p.chars().count()).collect::<Vec<_>>(), [33, 33, 1]);
     }
 
     #[test]

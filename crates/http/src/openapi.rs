@@ -202,7 +202,7 @@ enum Needs {
 fn needs(path: &str, method: &HttpMethod) -> Needs {
     let reads = *method == HttpMethod::Get;
     let Some(rest) = path.strip_prefix("/v1/admin/") else {
-        return match path.starts_with("/v1/messages") {
+        return match path.starts_with("/v1/messages") || path.starts_with("/v1/sandbox/messages") {
             true if reads => Needs::Scope(Scope::MessagesRead),
             true => Needs::Scope(Scope::MessagesSend),
             false => Needs::Nothing,

@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     App, layers,
-    resources::{audit_log, health, invitations, keys, me, members, messages, providers, tenant, tenants, usage},
+    resources::{audit_log, health, invitations, keys, me, members, messages, providers, sandbox, tenant, tenants, usage},
 };
 
 /// The API's routes, with their documentation.
@@ -16,6 +16,7 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(messages::send, messages::list))
         .routes(routes!(messages::find))
+        .routes(routes!(sandbox::list))
         .routes(routes!(messages::send_as_human, messages::list_as_human))
         .routes(routes!(messages::find_as_human))
         .routes(routes!(me::me))

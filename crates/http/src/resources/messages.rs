@@ -186,7 +186,7 @@ impl EventView {
     }
 }
 
-fn view(app: &App, m: MessageRecord) -> MessageView {
+pub(super) fn view(app: &App, m: MessageRecord) -> MessageView {
     MessageView {
         id: app.engine.ids.seal(m.seq),
         channel: m.channel,
@@ -445,7 +445,8 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
     parameters.finish()?;
     filter.environment = Some(caller.key.environment);
-    many(&app, "messages", caller.key.tenant, filter, limit, cursor.as_deref()).await
+    let page = many(&app, "messages", caller.key.tenant, filter, limit, cursor.as_deref()).await?;
+    Ok(shown(&app, page))
 }
 
 /// Messages, newest first.
@@ -457,10 +458,11 @@ pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, que
     let environment = parameters.environment();
     parameters.finish()?;
     filter.environment = session.environment(environment)?;
-    many(&app, "admin/messages", session.tenant_id(), filter, limit, cursor.as_deref()).await
+    let page = many(&app, "admin/messages", session.tenant_id(), filter, limit, cursor.as_deref()).await?;
+    Ok(shown(&app, page))
 }
 
-const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
+pub(super) const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
 const LIST_AS_HUMAN: &[&str] =
     &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor", "environment"];
 
@@ -501,7 +503,7 @@ pub struct ListParameters {
     cursor: Option<String>,
 }
 
-fn read_filter(parameters: &mut Parameters<'_>) -> (MessageFilter, usize, Option<String>) {
+pub(super) fn read_filter(parameters: &mut Parameters<'_>) -> (MessageFilter, usize, Option<String>) {
     let names = |all: &[&'static str]| format!("must be one of {}", all.join(", "));
     let time = || "must be an ISO 8601 time with an offset, for example 2026-05-01T00:00:00Z".to_owned();
     let filter = MessageFilter {
@@ -539,14 +541,20 @@ fn normal_recipient(to: &str) -> String {
     }
 }
 
-async fn many(
+fn shown(app: &App, page: Page<MessageRecord>) -> axum::Json<Page<MessageView>> {
+    let Page { data, next_cursor } = page;
+    axum::Json(Page { data: data.into_iter().map(|m| view(app, m)).collect(), next_cursor })
+}
+
+/// A page of messages, and where the next one begins.
+pub(super) async fn many(
     app: &App,
     endpoint: &str,
     tenant: TenantId,
     filter: MessageFilter,
     limit: usize,
     cursor: Option<&str>,
-) -> Result<axum::Json<Page<MessageView>>> {
+) -> Result<Page<MessageRecord>> {
     let time = |t: Option<Timestamp>| t.map(|t| t.millis().to_string());
     let scope = page::Scope::new(endpoint, tenant.0)
         .with("environment", filter.environment.map(Environment::name))
@@ -562,5 +570,5 @@ async fn many(
     let query = MessageQuery { filter, before, limit, scan: SCAN.max(MAX_LIMIT) };
     let found = app.engine.store.list_messages(tenant, &query).await?;
     let next_cursor = found.next.map(|seq| scope.seal(&app.engine.cursors, &seq));
-    Ok(axum::Json(Page { data: found.rows.into_iter().map(|m| view(app, m)).collect(), next_cursor }))
+    Ok(Page { data: found.rows, next_cursor })
 }

@@ -9,6 +9,7 @@ pub mod me;
 pub mod members;
 pub mod messages;
 pub mod providers;
+pub mod sandbox;
 pub mod send_request;
 pub mod tenant;
 pub mod tenants;

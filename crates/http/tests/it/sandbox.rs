@@ -86,3 +86,38 @@ async fn a_delayed_message_and_a_lost_answer_take_their_time() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_captured_is_read_back_by_test_keys_alone() {
+    on_both(async |app| {
+        let (t, other) = (app.tenant("Acme").await, app.tenant("Bolt").await);
+        let email = json!({
+            "channel": "email", "to": "ada@example.com", "from": "Acme <a@example.com>", "subject": "Hi", "bodyText": "Hi Ada", "bodyHtml": "<p>Hi</p>",
+            "replyTo": "help@example.com", "cc": ["b@example.com"], "headers": { "X-Campaign": "spring" }, "tags": ["receipts"], "metadata": { "order": "1" },
+            "attachments": [{ "filename": "a.txt", "contentType": "text/plain", "content": "aGVsbG8=" }],
+        });
+        app.post_message(&t.test, email).await.expect(202);
+        let long = "a".repeat(161);
+        app.post_message(&t.test, json!({ "channel": "sms", "to": "+254722000000", "body": long })).await.expect(202);
+        app.settle().await;
+        app.advance(raven_providers::sandbox::DELIVERED_AFTER).await;
+        let list = async |key: &str, query: &str| app.with_key(key, http::Method::GET, &format!("/v1/sandbox/messages{query}"), None).await.expect(200);
+        let all = list(&t.test, "").await;
+        let sms = &all["data"][0];
+        assert_eq!((&sms["status"], &sms["content"]), (&json!("delivered"), &json!({ "body": long, "parts": [long[..153], long[153..]] })));
+        assert_eq!(
+            all["data"][1]["content"],
+            json!({
+                "from": "Acme <a@example.com>", "subject": "Hi", "bodyText": "Hi Ada", "bodyHtml": "<p>Hi</p>", "replyTo": "help@example.com",
+                "cc": ["b@example.com"], "headers": { "X-Campaign": "spring" }, "tags": ["receipts"], "metadata": { "order": "1" },
+                "attachments": [{ "filename": "a.txt", "contentType": "text/plain", "size": 5 }],
+            })
+        );
+        let first = list(&t.test, "?channel=email&limit=1").await;
+        assert_eq!(first["data"][0]["id"], all["data"][1]["id"]);
+        for key in [&t.live, &other.test] {
+            assert_eq!(list(key, "").await, json!({ "data": [], "nextCursor": null }));
+        }
+    })
+    .await;
+}

@@ -1,9 +1,9 @@
-//! `docs/providers.md` is made from the catalog. `RAVEN_UPDATE_DOCS=1 cargo test` writes it.
+//! `docs/providers.md` and `docs/sandbox.md` are made from the catalog and the sandbox. `RAVEN_UPDATE_DOCS=1 cargo test` writes it.
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use raven_core::{Channel, message::Feature};
-use raven_providers::{CATALOG, Kind, Provider, schema::Rule};
+use raven_providers::{CATALOG, Kind, Provider, sandbox::LIVES, schema::Rule};
 
 const HEAD: &str = "# Providers
 
@@ -76,13 +76,36 @@ fn written() -> Result<String, std::fmt::Error> {
     Ok(out)
 }
 
-#[test]
-fn the_page_about_providers_is_what_the_catalog_says() {
-    let page = written().expect("a text takes all");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
-    if std::env::var_os("RAVEN_UPDATE_DOCS").is_some() {
-        fs::write(&path, &page).expect("docs can be written");
+const SANDBOX: &str = "# The sandbox
+
+Messages of test keys (`rk_test_…`) go through the whole pipeline and reach nobody: the sandbox plays the provider, and needs none to be
+configured. Every message is sent and delivered within a second, but for those to magic recipients, which have the lives below. What
+would have been sent is read back with `GET /v1/sandbox/messages`.
+
+In a magic email address, what stands between a plus and the at sign is yours: `delivered+order-1042@raven.test`.
+
+| life | sms, whatsapp | email | push |
+|---|---|---|---|
+";
+
+fn lives() -> Result<String, std::fmt::Error> {
+    let mut out = SANDBOX.to_owned();
+    for life in LIVES {
+        let to = |channel| life.recipient(channel);
+        writeln!(out, "| {} | `{}` | `{}` | `{}` |", life.about, to(Channel::Sms), to(Channel::Email), to(Channel::Push))?;
     }
-    let same = fs::read_to_string(&path).is_ok_and(|kept| kept == page);
-    assert!(same, "docs/providers.md is out of date: RAVEN_UPDATE_DOCS=1 cargo test -p raven-providers writes it");
+    Ok(out)
+}
+
+#[test]
+fn the_pages_made_from_the_catalog_are_what_it_says() {
+    for (name, page) in [("providers.md", written()), ("sandbox.md", lives())] {
+        let page = page.expect("a text takes all");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+        if std::env::var_os("RAVEN_UPDATE_DOCS").is_some() {
+            fs::write(&path, &page).expect("docs can be written");
+        }
+        let same = fs::read_to_string(&path).is_ok_and(|kept| kept == page);
+        assert!(same, "docs/{name} is out of date: RAVEN_UPDATE_DOCS=1 cargo test -p raven-providers writes it");
+    }
 }
