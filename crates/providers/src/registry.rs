@@ -14,6 +14,7 @@ use crate::{
 pub const CATALOG: &[Provider] = &[
     by_http::<sms::africas_talking::AfricasTalking>(),
     by_http::<sms::twilio::Twilio>(),
+    by_http::<sms::vonage::Vonage>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 

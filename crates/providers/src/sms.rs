@@ -2,3 +2,4 @@
 
 pub mod africas_talking;
 pub mod twilio;
+pub mod vonage;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use raven_core::sms;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -135,6 +136,16 @@ pub(crate) fn code(value: &Value) -> Option<u64> {
 pub(crate) fn id(text: &str) -> Option<String> {
     let id: String = text.trim().chars().filter(|c| !c.is_control()).take(255).collect();
     Some(id).filter(|id| !id.is_empty())
+}
+
+/// A phone number as most SMS providers want it: the digits of E.164 without `+`. Other senders stay as they are.
+pub(crate) fn digits(address: &str) -> &str {
+    address.strip_prefix('+').unwrap_or(address)
+}
+
+/// Does the text of an SMS need UCS-2? For providers that want to be told.
+pub(crate) fn needs_unicode(text: &str) -> bool {
+    sms::segments(text).encoding == sms::Encoding::Ucs2
 }
 
 #[cfg(test)]
