@@ -15,6 +15,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::africas_talking::AfricasTalking>(),
     by_http::<sms::twilio::Twilio>(),
     by_http::<sms::vonage::Vonage>(),
+    by_http::<sms::infobip::Infobip>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 

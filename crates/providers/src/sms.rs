@@ -1,5 +1,6 @@
 //! Providers of text messages.
 
 pub mod africas_talking;
+pub mod infobip;
 pub mod twilio;
 pub mod vonage;

@@ -148,6 +148,16 @@ pub(crate) fn needs_unicode(text: &str) -> bool {
     sms::segments(text).encoding == sms::Encoding::Ucs2
 }
 
+/// The base URL of a host that a tenant chose ([`crate::Kind::HostUnder`]).
+pub(crate) fn base_of(host: &str) -> String {
+    format!("https://{}", host.strip_prefix("https://").unwrap_or(host))
+}
+
+/// A count of parts; providers give 0 where they don't know.
+pub(crate) fn parts(value: &Value) -> Option<i16> {
+    code(value).and_then(|n| i16::try_from(n).ok()).filter(|n| *n > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
