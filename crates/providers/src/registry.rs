@@ -16,6 +16,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::twilio::Twilio>(),
     by_http::<sms::vonage::Vonage>(),
     by_http::<sms::infobip::Infobip>(),
+    by_http::<sms::messagebird::MessageBird>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 

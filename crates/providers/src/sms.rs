@@ -2,5 +2,6 @@
 
 pub mod africas_talking;
 pub mod infobip;
+pub mod messagebird;
 pub mod twilio;
 pub mod vonage;
