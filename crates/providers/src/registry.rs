@@ -17,6 +17,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::vonage::Vonage>(),
     by_http::<sms::infobip::Infobip>(),
     by_http::<sms::messagebird::MessageBird>(),
+    by_http::<sms::termii::Termii>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 

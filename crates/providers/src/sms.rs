@@ -3,5 +3,6 @@
 pub mod africas_talking;
 pub mod infobip;
 pub mod messagebird;
+pub mod termii;
 pub mod twilio;
 pub mod vonage;

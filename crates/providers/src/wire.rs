@@ -153,9 +153,25 @@ pub(crate) fn base_of(host: &str) -> String {
     format!("https://{}", host.strip_prefix("https://").unwrap_or(host))
 }
 
+/// The request without a credential in a header, for a provider that takes its key elsewhere.
+pub(crate) fn without_header_credential(mut request: Request<Bytes>) -> Request<Bytes> {
+    request.headers_mut().remove(header::AUTHORIZATION);
+    request
+}
+
 /// A count of parts; providers give 0 where they don't know.
 pub(crate) fn parts(value: &Value) -> Option<i16> {
     code(value).and_then(|n| i16::try_from(n).ok()).filter(|n| *n > 0)
+}
+
+/// One line of a table for providers whose errors have words instead of codes: a part of the text in lower case, what
+/// follows, and our code for it.
+pub(crate) type Words = (&'static str, Class, &'static str);
+
+/// The first line whose words the text contains, in any case.
+pub(crate) fn by_words(text: &str, table: &'static [Words]) -> Option<(Class, &'static str)> {
+    let lower = text.to_lowercase();
+    table.iter().find(|(words, ..)| lower.contains(words)).map(|(_, class, ours)| (*class, *ours))
 }
 
 #[cfg(test)]
