@@ -18,6 +18,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::infobip::Infobip>(),
     by_http::<sms::messagebird::MessageBird>(),
     by_http::<sms::termii::Termii>(),
+    by_http::<sms::plivo::Plivo>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 
