@@ -14,6 +14,11 @@ use crate::{
 pub const CATALOG: &[Provider] = &[
     Provider::over_http::<sms::africas_talking::AfricasTalking>(),
     Provider::over_http::<sms::twilio::Twilio>(),
+    Provider::over_http::<sms::vonage::Vonage>(),
+    Provider::over_http::<sms::infobip::Infobip>(),
+    Provider::over_http::<sms::messagebird::MessageBird>(),
+    Provider::over_http::<sms::termii::Termii>(),
+    Provider::over_http::<sms::plivo::Plivo>(),
     Provider { spec: &smtp::SPEC, bind: smtp::bind },
 ];
 

@@ -89,6 +89,8 @@ pub enum Kind {
     Text(usize),
     /// 1 to this many printable ASCII characters without spaces: what travels in a header of its own.
     Token(usize),
+    /// 1 to this many ASCII letters and digits: what travels in the path of a URL.
+    Word(usize),
     /// This prefix and 32 hexadecimal digits.
     Sid(&'static str),
     /// A boolean.
@@ -99,6 +101,9 @@ pub enum Kind {
     Email,
     /// A host name or address, no scheme, no port.
     Host,
+    /// One of these hosts of the provider or a host under it, with or without `https://`: tenants must not choose freely
+    /// where requests go.
+    HostUnder(&'static [&'static str]),
     /// A sender id of SMS ([`raven_core::address::sender_id`]).
     SenderId,
     /// One of these.
@@ -110,7 +115,7 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Text(_) | Self::Token(_) | Self::Sid(_) | Self::Host | Self::SenderId => "string",
+            Self::Text(_) | Self::Token(_) | Self::Word(_) | Self::Sid(_) | Self::Host | Self::HostUnder(_) | Self::SenderId => "string",
             Self::Bool => "boolean",
             Self::Port => "integer",
             Self::Email => "email",
@@ -138,11 +143,14 @@ impl Kind {
             return Some("must not contain line breaks or other control characters".into());
         }
         match self {
-            Self::Text(max) | Self::Token(max) if text.chars().count() > max => Some(format!("must have at most {max} characters")),
+            Self::Text(max) | Self::Token(max) | Self::Word(max) if text.chars().count() > max => {
+                Some(format!("must have at most {max} characters"))
+            }
             Self::Text(_) => (text.trim() != text).then(|| "must not begin or end with white space".into()),
             Self::Token(_) => {
                 (!text.bytes().all(|b| b.is_ascii_graphic())).then(|| "must be printable ASCII characters without spaces".into())
             }
+            Self::Word(_) => (!text.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| "must be letters and digits only".into()),
             Self::Sid(prefix) => {
                 let good = text.strip_prefix(prefix).is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
                 (!good).then(|| format!("must be '{prefix}' followed by 32 hexadecimal digits"))
@@ -150,6 +158,10 @@ impl Kind {
             Self::Email => Email::parse(text).err().map(|e| e.to_string()),
             Self::Host => (!is_host(text))
                 .then(|| "must be a host name or an IP address, without scheme, port or path, for example smtp.example.com".into()),
+            Self::HostUnder(domains) => (!is_host_under(text.strip_prefix("https://").unwrap_or(text), domains)).then(|| {
+                let (all, first) = (domains.join(" or "), domains.first().copied().unwrap_or_default());
+                format!("must be {all} or a host under it, without port or path, for example https://name.{first}")
+            }),
             Self::SenderId => address::sender_id(text).err().map(|e| e.to_string()),
             Self::OneOf(names) => (!names.contains(&text)).then(|| format!("must be one of {}", names.join(", "))),
             // Decided by their JSON type above.
@@ -300,6 +312,12 @@ fn is_host(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
 }
 
+fn is_host_under(host: &str, domains: &[&str]) -> bool {
+    let host_in_lower_case = host.to_ascii_lowercase();
+    let within = |domain: &&str| host_in_lower_case.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    is_host(host) && domains.iter().any(within)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,8 +344,45 @@ mod tests {
         }
         assert!(refused(Kind::Text(3), "abcd") && refused(Kind::Text(3), " ab") && !refused(Kind::Text(3), "äöü"));
         assert!(refused(Kind::Token(9), "a b") && refused(Kind::Token(9), "ä") && !refused(Kind::Token(9), "a+/=b"));
+        assert!(
+            refused(Kind::Word(9), "a/b")
+                && refused(Kind::Word(9), "..")
+                && refused(Kind::Word(2), "abc")
+                && !refused(Kind::Word(9), "Ab1")
+        );
         assert!(refused(Kind::Bool, "true") && !refused(Kind::Bool, false));
         assert!(refused(Kind::OneOf(&["a", "b"]), "c") && !refused(Kind::OneOf(&["a", "b"]), "b"));
         assert!(refused(Kind::SenderId, "MUCH TOO LONG NAME") && !refused(Kind::SenderId, "ACME"));
+    }
+
+    #[test]
+    fn a_tenants_host_stays_under_the_providers_domain() {
+        let kind = Kind::HostUnder(&["api.provider.example", "provider.test"]);
+        for good in ["api.provider.example", "xyz.api.provider.example", "https://a.b.api.provider.example", "X.Provider.TEST"] {
+            assert!(!refused(kind, good), "{good}");
+        }
+        let elsewhere =
+            ["127.0.0.1", "169.254.169.254", "::1", "localhost", "evil.example", "provider.example", "evilapi.provider.example"];
+        for bad in elsewhere {
+            assert!(refused(kind, bad), "{bad}");
+        }
+        let base = "api.provider.example";
+        for bad in [
+            format!("http://{base}"),
+            format!("https://https://{base}"),
+            format!("{base}.evil.example"),
+            format!("evil.example/{base}"),
+            format!("evil.example#.{base}"),
+            format!("evil.example?x.{base}"),
+            format!("user@{base}"),
+            format!("evil.example\\.{base}"),
+            format!("{base}:8080"),
+            format!("{base}/"),
+            format!("{base}."),
+            format!(".{base}"),
+            "https://".to_owned(),
+        ] {
+            assert!(refused(kind, bad.clone()), "{bad}");
+        }
     }
 }

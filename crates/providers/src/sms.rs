@@ -1,4 +1,9 @@
 //! Providers of text messages.
 
 pub mod africas_talking;
+pub mod infobip;
+pub mod messagebird;
+pub mod plivo;
+pub mod termii;
 pub mod twilio;
+pub mod vonage;

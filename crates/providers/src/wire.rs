@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use raven_core::sms;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -135,6 +136,42 @@ pub(crate) fn code(value: &Value) -> Option<u64> {
 pub(crate) fn id(text: &str) -> Option<String> {
     let id: String = text.trim().chars().filter(|c| !c.is_control()).take(255).collect();
     Some(id).filter(|id| !id.is_empty())
+}
+
+/// A phone number as most SMS providers want it: the digits of E.164 without `+`. Other senders stay as they are.
+pub(crate) fn digits(address: &str) -> &str {
+    address.strip_prefix('+').unwrap_or(address)
+}
+
+/// Does the text of an SMS need UCS-2? For providers that want to be told.
+pub(crate) fn needs_unicode(text: &str) -> bool {
+    sms::segments(text).encoding == sms::Encoding::Ucs2
+}
+
+/// The base URL of a host that a tenant chose ([`crate::Kind::HostUnder`]).
+pub(crate) fn base_of(host: &str) -> String {
+    format!("https://{}", host.strip_prefix("https://").unwrap_or(host))
+}
+
+/// The request without a credential in a header, for a provider that takes its key elsewhere.
+pub(crate) fn without_header_credential(mut request: Request<Bytes>) -> Request<Bytes> {
+    request.headers_mut().remove(header::AUTHORIZATION);
+    request
+}
+
+/// A count of parts; providers give 0 where they don't know.
+pub(crate) fn parts(value: &Value) -> Option<i16> {
+    code(value).and_then(|n| i16::try_from(n).ok()).filter(|n| *n > 0)
+}
+
+/// One line of a table for providers whose errors have words instead of codes: a part of the text in lower case, what
+/// follows, and our code for it.
+pub(crate) type Words = (&'static str, Class, &'static str);
+
+/// The first line whose words the text contains, in any case.
+pub(crate) fn by_words(text: &str, table: &'static [Words]) -> Option<(Class, &'static str)> {
+    let lower = text.to_lowercase();
+    table.iter().find(|(words, ..)| lower.contains(words)).map(|(_, class, ours)| (*class, *ours))
 }
 
 #[cfg(test)]

@@ -46,3 +46,19 @@ fn a_late_wait_never_exceeds_a_day() {
     let error = call.outcome(&answer("HTTP/1.1 429 Too Many Requests\nRetry-After: 99999999999\n\n")).expect_err("throttled");
     assert_eq!(class(error.class), ("rate limited", Some(86_400)));
 }
+
+#[test]
+fn a_check_of_credentials_tells_what_works_and_what_does_not() {
+    let verified = |id: &str, head: &str| {
+        let Bound::Http(call) = bound(raven_providers::find(id).expect("it is in the catalog")) else { panic!("{id} speaks HTTP") };
+        call.verified(&answer(&format!("HTTP/1.1 {head}\n\n{{}}"))).map_err(|e| (class(e.class).0, e.code))
+    };
+    for id in ["vonage", "infobip", "messagebird", "termii", "plivo"] {
+        assert_eq!(verified(id, "200 OK"), Ok(()), "{id}");
+        assert_eq!(verified(id, "401 Unauthorized"), Err(("credentials", "invalid_credentials".to_owned())), "{id}");
+        assert_eq!(verified(id, "503 Service Unavailable"), Err(("retry", "provider_unavailable".to_owned())), "{id}");
+    }
+    // A key that may only send is no wrong key.
+    assert_eq!(verified("infobip", "403 Forbidden"), Err(("unknown", "missing_permission".to_owned())));
+    assert_eq!(verified("plivo", "403 Forbidden"), Err(("credentials", "invalid_credentials".to_owned())));
+}

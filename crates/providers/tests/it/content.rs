@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use raven_core::{Channel, message::Content};
 use raven_providers::{Bound, CATALOG, Class, Cx, Outbound, email::smtp, find};
+use serde_json::Value;
 
 use crate::{bound, outbound, recipient};
 
@@ -95,8 +96,28 @@ fn a_name_in_the_settings_writes_no_header_either() {
     assert_eq!(error.code, "missing_sender");
 }
 
+/// The texts of a request's body with their names: of a form, or of JSON with the path to each.
+fn fields(request: &http::Request<bytes::Bytes>) -> Vec<(String, String)> {
+    if request.headers()[http::header::CONTENT_TYPE] == "application/json" {
+        let mut found = Vec::new();
+        texts(String::new(), &serde_json::from_slice(request.body()).expect("JSON"), &mut found);
+        found
+    } else {
+        form_urlencoded::parse(request.body()).into_owned().collect()
+    }
+}
+
+fn texts(path: String, value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, v)| texts(format!("{path}/{name}"), v, found)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(n, v)| texts(format!("{path}/{n}"), v, found)),
+        Value::String(text) => found.push((path, text.clone())),
+        other => found.push((path, other.to_string())),
+    }
+}
+
 #[test]
-fn a_form_carries_content_and_nothing_else() {
+fn a_body_carries_content_and_nothing_else() {
     for provider in CATALOG {
         let Bound::Http(call) = bound(provider) else { continue };
         let shape = |text: &str| {
@@ -105,7 +126,7 @@ fn a_form_carries_content_and_nothing_else() {
                 .request(&outbound(provider.spec.channel, recipient(provider.spec.channel), &content), &Cx::default())
                 .expect("a request");
             let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
-            let fields: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
+            let fields = fields(&request);
             assert_eq!(fields.iter().filter(|(_, v)| v == text).count(), 2, "{}: {fields:?}", provider.spec.id);
             (request.uri().to_string(), names, fields.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };

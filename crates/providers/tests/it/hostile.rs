@@ -120,6 +120,9 @@ proptest! {
                 format!(r#"{{"code":{code},"message":"new"}}"#),
                 format!(r#"{{"sid":"SM1","status":"failed","error_code":{code}}}"#),
                 format!(r#"{{"SMSMessageData":{{"Message":"new","Recipients":[{{"statusCode":{code},"status":"new","messageId":"None"}}]}}}}"#),
+                format!(r#"{{"messages":[{{"status":"{code}"}},{{"status":{code}}}]}}"#),
+                format!(r#"{{"messages":[{{"status":{{"groupId":5,"id":{code}}}}}]}}"#),
+                format!(r#"{{"errors":[{{"code":{code},"parameter":"new"}}]}}"#),
             ];
             for body in bodies {
                 check(&respond(call.as_ref(), status, b"", body.into_bytes()), &[]);
