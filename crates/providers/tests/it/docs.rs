@@ -21,11 +21,27 @@ curl -X POST http://127.0.0.1:8080/v1/admin/providers -H 'X-Raven-Key: rk_live_â
 An operator can point a provider at another base URL with `RAVEN_PROVIDER_<ID>_BASE_URL`, for example
 `RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL=http://127.0.0.1:9901/version1`.
 
+## How far to trust an adapter
+
+Each is held to answers and requests written down from the provider's own documentation (`crates/providers/fixtures`). What was proven
+beyond that:
+";
+
+const CARRIES: &str = "
 ## What each carries
 
 A message with a field that its provider does not carry is refused with 400 `unsupported_feature`. `tags` and `metadata` are shown with
 the message in any case, and passed on where the provider takes them.
 ";
+
+/// What an adapter's fidelity was proven by, beside documented requests and answers. One that is not named has nothing but those.
+const PROVEN: &[(&str, &str)] = &[
+    ("africas_talking", "the official SDK sends to our simulator, and is content with what it gets"),
+    ("twilio", "the official SDK sends to our simulator, and is content with what it gets"),
+    ("smtp", "messages are sent to real mail servers"),
+    ("ses", "signatures are those of AWS's published examples"),
+    ("web_push", "encryption is that of the example in RFC 8291"),
+];
 
 /// The fields that providers of a channel can differ in.
 fn features(channel: Channel) -> Vec<Feature> {
@@ -39,6 +55,13 @@ fn of(channel: Channel) -> impl Iterator<Item = &'static Provider> {
 
 fn written() -> Result<String, std::fmt::Error> {
     let mut out = HEAD.to_owned();
+    writeln!(out, "\n| provider | proven by |\n|---|---|")?;
+    for provider in CATALOG {
+        let proof =
+            PROVEN.iter().find(|(id, _)| *id == provider.spec.id).map_or("documented requests and answers only", |(_, proof)| *proof);
+        writeln!(out, "| [{}](#{}) | {proof} |", provider.spec.name, provider.spec.id)?;
+    }
+    out.push_str(CARRIES);
     let channels = || Channel::ALL.iter().copied().filter(|channel| of(*channel).next().is_some());
     for channel in channels() {
         let features = features(channel);
