@@ -21,7 +21,11 @@ use raven_store::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRec
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{AppState, json, text};
+use super::{
+    AppState,
+    dry_run::{self, DryRunParameter, DryRunView},
+    json, text,
+};
 use crate::{
     App,
     body::{Body, MESSAGE_LIMIT},
@@ -231,7 +235,7 @@ struct Sender {
     ("email" = (summary = "An email", value = json!({"channel": "email", "to": "ada@example.com", "from": "Acme <hello@example.com>", "subject": "Your order is on its way", "bodyText": "Hi Ada", "bodyHtml": "<p>Hi Ada</p>"}))),
     ("push" = (summary = "A notification in a browser", value = json!({"channel": "push", "to": {"endpoint": "https://push.example.com/send/0a1b2c3d", "keys": {"p256dh": "AnExampleOfAPublicKey", "auth": "AnExampleOfASecret"}}, "body": "Your order is on its way"}))),
     ("whatsapp" = (summary = "A WhatsApp message", value = json!({"channel": "whatsapp", "to": "+254722000000", "body": "Your order is on its way"}))),
-)), responses((status = 202, body = AcceptedView)), security(("key" = [])))]
+)), params(DryRunParameter), responses((status = 200, description = "Of a dry run: what would become of the message.", body = DryRunView), (status = 202, body = AcceptedView)), security(("key" = [])))]
 pub async fn send(
     caller: Caller<SendMessages>,
     State(app): AppState,
@@ -239,7 +243,7 @@ pub async fn send(
     query: RawQuery,
     body: Body<MESSAGE_LIMIT>,
 ) -> Result<Response> {
-    query.none()?;
+    let dry_run = dry_run::asked(&query)?;
     let mut fields = body.fields(SendRequest::FIELDS)?;
     let request = SendRequest::read(&mut fields);
     let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
@@ -247,6 +251,9 @@ pub async fn send(
     let parsed = request.parse(&mut fields);
     fields.finish()?;
     let parsed = parsed.ok_or_else(|| Problem::of(codes::VALIDATION_FAILED))?;
+    if dry_run {
+        return dry_run::answer(&app, caller.key.tenant, caller.key.environment, &parsed).await;
+    }
     let sender = Sender {
         tenant: caller.key.tenant,
         environment: caller.key.environment,
@@ -263,7 +270,7 @@ pub async fn send(
 #[utoipa::path(post, path = "/v1/admin/messages", tag = "messages", request_body(content = HumanSendRequest, examples(
     ("sms" = (summary = "A text message to the sandbox", value = json!({"channel": "sms", "to": "+254722000000", "body": "Hi Ada, your order #AC-1042 is on its way.", "environment": "test"}))),
     ("email" = (summary = "An email to the sandbox", value = json!({"channel": "email", "to": "ada@example.com", "from": "Acme <hello@example.com>", "subject": "Your order is on its way", "bodyText": "Hi Ada", "environment": "test"}))),
-)), responses((status = 202, body = AcceptedView)))]
+)), params(DryRunParameter), responses((status = 200, description = "Of a dry run: what would become of the message.", body = DryRunView), (status = 202, body = AcceptedView)))]
 pub async fn send_as_human(
     session: Session<AsMember>,
     State(app): AppState,
@@ -271,7 +278,7 @@ pub async fn send_as_human(
     query: RawQuery,
     body: Body<MESSAGE_LIMIT>,
 ) -> Result<Response> {
-    query.none()?;
+    let dry_run = dry_run::asked(&query)?;
     let mut fields = body.fields(HumanSendRequest::FIELDS)?;
     let request = HumanSendRequest::read(&mut fields);
     let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
@@ -291,6 +298,9 @@ pub async fn send_as_human(
     let (Some(parsed), Some(environment)) = (parsed, environment) else { return Err(Problem::of(codes::VALIDATION_FAILED)) };
     if session.confined_to().is_some_and(|own| own != environment) {
         return Err(Problem::new(codes::INSUFFICIENT_SCOPE, "A key can send in its own environment only."));
+    }
+    if dry_run {
+        return dry_run::answer(&app, session.tenant_id(), environment, &parsed).await;
     }
     let mut entry = session.entry("message.send", uuid::Uuid::nil());
     entry.after = serde_json::json!({ "channel": parsed.channel, "environment": environment });
@@ -316,16 +326,11 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let refusal = match view.route(environment, parsed.channel) {
-        None => Problem::new(
-            codes::NO_PROVIDER_FOR_CHANNEL,
-            format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel),
-        ),
-        Some(_) if parsed.needs_sender && !view.has_default_sender(parsed.channel) => {
-            Problem::field("from", "is required: the provider config has no from_email")
-        }
-        Some(route) if parsed.features.beyond(route.features()).next().is_some() => unsupported(&route, parsed.features),
-        Some(route) => {
+    let route = view.route(environment, parsed.channel);
+    let refusal = match (dry_run::refusal(route.as_ref(), view.has_default_sender(parsed.channel), &parsed), route) {
+        (Some(refusal), _) => refusal,
+        (None, None) => Problem::of(codes::NO_PROVIDER_FOR_CHANNEL),
+        (None, Some(route)) => {
             let plan = engine.plans.of(&view.record.plan);
             let submission = Submission {
                 tenant,
@@ -367,7 +372,7 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
 }
 
 /// Names the fields that the provider can't carry.
-fn unsupported(route: &Route, features: Features) -> Problem {
+pub(super) fn unsupported(route: &Route, features: Features) -> Problem {
     let mut problems = Problems::default();
     for feature in features.beyond(route.features()) {
         problems.add(feature.name(), format!("can't be carried by {}", route.provider()));

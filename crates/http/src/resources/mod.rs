@@ -1,6 +1,7 @@
 //! One file for each resource: its wire types, and handlers that turn wire into domain and back.
 
 pub mod audit_log;
+pub mod dry_run;
 pub mod extras;
 pub mod health;
 pub mod invitations;

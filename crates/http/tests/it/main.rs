@@ -3,6 +3,7 @@
 mod auth;
 mod contract;
 mod creating;
+mod dry_run;
 mod extras;
 mod keys;
 mod limits;

@@ -1,0 +1,121 @@
+//! A dry run: what would become of a message, with nothing stored, counted or sent.
+
+use axum::response::{IntoResponse, Response};
+use raven_core::{Channel, ConfigId, Environment, TenantId};
+use raven_engine::directory::Route;
+use serde::Serialize;
+
+use super::{messages::unsupported, send_request::Parsed};
+use crate::{
+    App, codes,
+    openapi::closed::{EncodingName, ErrorCodeName},
+    problem::{Problem, Result},
+    query::RawQuery,
+};
+
+/// What would become of a message.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRunView {
+    /// Would it be accepted and sent?
+    pub would_send: bool,
+    /// The status that it would be accepted with; `null` when it would be refused.
+    #[schema(required, example = "queued")]
+    pub status: Option<&'static str>,
+    /// Parts of an SMS.
+    #[schema(required)]
+    pub segments: Option<u16>,
+    /// Encoding of an SMS.
+    #[schema(required, value_type = Option<EncodingName>)]
+    pub encoding: Option<&'static str>,
+    /// Through which provider it would go; `null` when there is none for the channel.
+    #[schema(required)]
+    pub route: Option<RouteView>,
+    /// Why it would not be sent, as the errors that sending would answer; none when it would.
+    pub reasons: Vec<ReasonView>,
+}
+
+/// Where a message would go.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteView {
+    /// The provider's id.
+    #[schema(example = "africas_talking")]
+    pub provider: &'static str,
+    /// Through which config; `null` for the sandbox.
+    #[schema(required, value_type = Option<uuid::Uuid>)]
+    pub provider_config_id: Option<ConfigId>,
+}
+
+/// Why a message would not be sent.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ReasonView {
+    /// The error's code.
+    #[schema(value_type = ErrorCodeName)]
+    pub code: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl From<Problem> for ReasonView {
+    fn from(problem: Problem) -> Self {
+        let details = problem.errors.iter().map(|e| format!(" {}: {}.", e.field, e.message));
+        Self { code: problem.code.name, message: std::iter::once(problem.message.to_string()).chain(details).collect() }
+    }
+}
+
+/// The parameter of sending, for the OpenAPI document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read by name below; this lists it for the document")]
+pub struct DryRunParameter {
+    /// `true`: only tell what would become of the message. Nothing is stored, counted or sent.
+    #[param(rename = "dryRun", default = false, example = true)]
+    dry_run: Option<bool>,
+}
+
+/// The one parameter of sending.
+pub(super) const PARAMETERS: &[&str] = &["dryRun"];
+
+/// Is this a dry run?
+pub(super) fn asked(query: &RawQuery) -> Result<bool> {
+    let mut parameters = query.parameters(PARAMETERS);
+    let asked = parameters.read("dryRun", |text| text.parse().ok(), || "must be true or false".to_owned());
+    parameters.finish()?;
+    Ok(asked.unwrap_or(false))
+}
+
+/// Why a message can't be sent through a route, as far as that is known before it is accepted.
+pub(super) fn refusal(route: Option<&Route>, has_default_sender: bool, parsed: &Parsed) -> Option<Problem> {
+    let Some(route) = route else {
+        let text = format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel);
+        return Some(Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, text));
+    };
+    if parsed.needs_sender && !has_default_sender {
+        return Some(Problem::field("from", "is required: the provider config has no from_email"));
+    }
+    (parsed.features.beyond(route.features()).next().is_some()).then(|| unsupported(route, parsed.features))
+}
+
+/// Looks at all that acceptance would.
+pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment, parsed: &Parsed) -> Result<Response> {
+    let engine = &app.engine;
+    let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
+    let route = view.route(environment, parsed.channel);
+    let mut reasons: Vec<ReasonView> =
+        refusal(route.as_ref(), view.has_default_sender(parsed.channel), parsed).map(ReasonView::from).into_iter().collect();
+    let now = engine.clock.now();
+    if environment == Environment::Live && engine.store.quota_used(tenant, now.day()).await? >= engine.plans.of(&view.record.plan).quota() {
+        reasons.push(Problem::of(codes::DAILY_QUOTA_EXCEEDED).into());
+    }
+    let segments = parsed.segments.filter(|_| parsed.channel == Channel::Sms);
+    let view = DryRunView {
+        would_send: reasons.is_empty(),
+        status: reasons.is_empty().then_some("queued"),
+        segments: segments.map(|s| s.count),
+        encoding: segments.map(|s| s.encoding.name()),
+        route: route.map(|route| RouteView { provider: route.provider(), provider_config_id: route.config() }),
+        reasons,
+    };
+    Ok(axum::Json(view).into_response())
+}
