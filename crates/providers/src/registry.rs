@@ -6,15 +6,13 @@ use raven_core::{Timestamp, money::Money};
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::Value;
 
-use crate::{
-    Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email::smtp, redact::Redactor, schema::Members, sms,
-};
+use crate::{Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email, redact::Redactor, schema::Members, sms};
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
 pub const CATALOG: &[Provider] = &[
     by_http::<sms::africas_talking::AfricasTalking>(),
     by_http::<sms::twilio::Twilio>(),
-    Provider { spec: &smtp::SPEC, bind: smtp::bind },
+    Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
 ];
 
 /// The provider with this id.
