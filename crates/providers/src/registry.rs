@@ -13,6 +13,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::africas_talking::AfricasTalking>(),
     by_http::<sms::twilio::Twilio>(),
     Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
+    by_http::<email::postmark::Postmark>(),
 ];
 
 /// The provider with this id.
