@@ -14,6 +14,7 @@ use raven_core::{
 use crate::{Class, Field, Kind, Outbound, SendError};
 
 pub mod postmark;
+pub mod sendgrid;
 pub mod smtp;
 
 /// The name under which a provider keeps Raven's id of a message, where it keeps data of ours by name.
