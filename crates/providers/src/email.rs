@@ -13,6 +13,7 @@ use raven_core::{
 
 use crate::{Class, Field, Kind, Outbound, SendError};
 
+pub mod brevo;
 pub mod mailgun;
 pub mod postmark;
 pub mod sendgrid;

@@ -16,6 +16,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<email::postmark::Postmark>(),
     by_http::<email::sendgrid::SendGrid>(),
     by_http::<email::mailgun::Mailgun>(),
+    by_http::<email::brevo::Brevo>(),
 ];
 
 /// The provider with this id.
