@@ -15,6 +15,7 @@ use crate::{Class, Field, Kind, Outbound, SendError};
 
 pub mod brevo;
 pub mod mailgun;
+pub mod mailjet;
 pub mod postmark;
 pub mod sendgrid;
 pub mod smtp;

@@ -17,6 +17,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<email::sendgrid::SendGrid>(),
     by_http::<email::mailgun::Mailgun>(),
     by_http::<email::brevo::Brevo>(),
+    by_http::<email::mailjet::Mailjet>(),
 ];
 
 /// The provider with this id.
