@@ -17,6 +17,7 @@ pub mod brevo;
 pub mod mailgun;
 pub mod mailjet;
 pub mod postmark;
+pub mod resend;
 pub mod sendgrid;
 pub mod smtp;
 

@@ -14,6 +14,7 @@ pub const CATALOG: &[Provider] = &[
     by_http::<sms::twilio::Twilio>(),
     Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
     by_http::<email::postmark::Postmark>(),
+    by_http::<email::resend::Resend>(),
     by_http::<email::sendgrid::SendGrid>(),
     by_http::<email::mailgun::Mailgun>(),
     by_http::<email::brevo::Brevo>(),
