@@ -19,6 +19,7 @@ pub mod mailjet;
 pub mod postmark;
 pub mod resend;
 pub mod sendgrid;
+pub mod ses;
 pub mod smtp;
 
 /// The name under which a provider keeps Raven's id of a message, where it keeps data of ours by name.

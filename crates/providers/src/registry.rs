@@ -15,6 +15,7 @@ pub const CATALOG: &[Provider] = &[
     Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
     by_http::<email::postmark::Postmark>(),
     by_http::<email::resend::Resend>(),
+    by_http::<email::ses::Ses>(),
     by_http::<email::sendgrid::SendGrid>(),
     by_http::<email::mailgun::Mailgun>(),
     by_http::<email::brevo::Brevo>(),
