@@ -164,6 +164,10 @@ pub(crate) fn headers(content: &Content<'_>) -> Result<(), SendError> {
         if value.chars().any(char::is_control) {
             return wrong(format!("the header {name} contains a line break or another control character"));
         }
+        // Lines are folded at spaces, and have at most 998 characters (RFC 5322, section 2.1.1).
+        if value.split(' ').any(|word| word.len() > 900) {
+            return wrong(format!("the header {name} has more than 900 characters without a space"));
+        }
         if !seen.insert(name.to_ascii_lowercase()) {
             return wrong(format!("the header {name} is there twice"));
         }
@@ -176,6 +180,9 @@ fn file(file: &Attachment) -> Result<(), SendError> {
     let wrong = |why: &str| Err(refused("invalid_attachment", why));
     if file.filename.is_empty() || file.filename.contains(|c: char| c.is_control() || c == '/' || c == '\\') {
         return wrong("an attachment's name must not be empty, and must have no path and no control characters");
+    }
+    if file.content_type.len() > 200 || file.content_id.as_ref().is_some_and(|id| id.len() > 200) {
+        return wrong("an attachment's type and contentId have at most 200 characters");
     }
     let (kind, subtype) = file.content_type.split_once('/').unwrap_or_default();
     if kind.is_empty() || subtype.is_empty() || !file.content_type.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
@@ -239,6 +246,7 @@ mod tests {
         {
             assert!(headers(&with(name, value)).is_err(), "{name:?}");
         }
+        assert!(headers(&with("X-A", &"a".repeat(901))).is_err() && headers(&with("X-A", &"a ".repeat(901))).is_ok());
         let mut twice = with("X-A", "1");
         twice.headers.insert("x-a".into(), "2".into());
         assert!(headers(&twice).is_err());
@@ -262,6 +270,7 @@ mod tests {
             Attachment { content_type: "pdf".into(), ..good.clone() },
             Attachment { content_type: "text/plain\r\nX: y".into(), ..good.clone() },
             Attachment { content_id: Some("a>b".into()), ..good.clone() },
+            Attachment { content_id: Some("a".repeat(201)), ..good.clone() },
             Attachment { content: "aGk".into(), ..good.clone() },
         ] {
             assert_eq!(file(&bad).expect_err("bad").code, "invalid_attachment");

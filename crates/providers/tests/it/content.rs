@@ -251,6 +251,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
+    fn any_text_in_any_field_makes_a_whole_mail_or_none(
+        mailbox in "\\PC{0,40}|[\\x00-\\x7f]{0,60}|\\PC{0,20} <zoe@acme\\.example>",
+        field in "X-[A-Za-z-]{1,10}|[\\x00-\\x7f]{0,10}",
+        value in any::<String>(),
+        filename in any::<String>(),
+        content_type in "text/plain|[a-z]{0,9}/[\\x00-\\x7f]{0,20}",
+        content_id in any::<Option<String>>(),
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let plain = Content { body_html: Some("<p>Hi</p>".into()), ..usual(Channel::Email) };
+        let file = Attachment { filename, content_type, content: STANDARD.encode(bytes), content_id };
+        let settings = smtp_settings();
+        for content in [
+            Content { reply_to: Some(mailbox.clone().into()), ..plain.clone() },
+            Content { cc: vec![mailbox.clone()], ..plain.clone() },
+            Content { bcc: vec![mailbox], ..plain.clone() },
+            Content { headers: [(field, value)].into(), ..plain.clone() },
+            Content { attachments: vec![file], ..plain.clone() },
+        ] {
+            check_mail(&settings, &outbound(Channel::Email, "ada@example.com", &content));
+        }
+    }
+
+    #[test]
     fn any_text_makes_a_whole_mail_or_none(from in "\\PC{0,40}|[\\x00-\\x7f]{0,60}", subject in any::<String>(), text in any::<Option<String>>(), html in any::<Option<String>>()) {
         let content = Content {
             from: Some(from.into()).filter(|f: &std::borrow::Cow<'_, str>| !f.is_empty()),
