@@ -162,6 +162,14 @@ pub(crate) fn refusal(provider: &str, line: (Class, &'static str), wait: Option<
     SendError::new(class, line.1, format!("{provider}{separator}{code}: {detail}"))
 }
 
+/// A provider's own words: its code, where it is a word, and its message.
+pub(crate) fn said(code: &str, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) if !code.is_empty() => format!("{code}: {detail}"),
+        detail => detail.unwrap_or(code).to_owned(),
+    }
+}
+
 /// The wait until the time that a header such as `X-RateLimit-Reset` names in Unix seconds, from the answer's own `Date`.
 pub(crate) fn reset_at(headers: &HeaderMap, name: &str) -> Option<Duration> {
     let then: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;

@@ -99,7 +99,7 @@ impl HttpProvider for Brevo {
         }
         let (code, detail) = (answer["code"].as_str().unwrap_or_default(), answer["message"].as_str());
         let Some(line) = wire::word(CODES, code).filter(|_| status.is_client_error()) else {
-            let mut error = wire::by_status(Self::SPEC.name, status, headers, None, detail);
+            let mut error = wire::by_status(Self::SPEC.name, status, headers, None, Some(&wire::said(code, detail)));
             if let Class::RateLimited { after: after @ None } = &mut error.class {
                 *after = reset(headers);
             }

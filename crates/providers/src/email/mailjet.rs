@@ -132,7 +132,7 @@ impl HttpProvider for Mailjet {
             status if status.is_success() && message["Status"] == "error" => {
                 Err(wire::refusal(Self::SPEC.name, (Class::Rejected, "rejected"), None, code, detail.unwrap_or_default()))
             }
-            status => Err(wire::by_status(Self::SPEC.name, status, headers, None, detail)),
+            status => Err(wire::by_status(Self::SPEC.name, status, headers, None, Some(&wire::said(code, detail)))),
         }
     }
 }

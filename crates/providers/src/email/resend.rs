@@ -154,7 +154,7 @@ fn refusal(response: &Response<Bytes>, answer: &Value) -> SendError {
     // A gateway's timeout stays what it is, whatever it says.
     let known = wire::word(NAMES, name).filter(|_| !status.is_success() && status != StatusCode::GATEWAY_TIMEOUT);
     let Some(line) = known else {
-        return wire::by_status("Resend", status, response.headers(), None, detail);
+        return wire::by_status("Resend", status, response.headers(), None, Some(&wire::said(name, detail)));
     };
     let line = match wire::phrase(PHRASES, detail.unwrap_or_default()) {
         Some(better) if line.2 == "invalid_message" => better,

@@ -142,7 +142,13 @@ impl HttpProvider for Ses {
         match answer["SendingEnabled"].as_bool().filter(|_| response.status().is_success()) {
             Some(true) => Ok(()),
             Some(false) => Err(SendError::new(Class::Credentials, "sending_paused", "the account's sending is paused or shut down")),
-            None => Err(refusal(response, &answer)),
+            None => match refusal(response, &answer) {
+                // A key that may only send is as good, and this answer is given to good keys only.
+                e if e.code == "permission_denied" => {
+                    Err(SendError::new(Class::Unknown, e.code, "the user lacks the permission ses:GetAccount, so the key can't be checked"))
+                }
+                e => Err(e),
+            },
         }
     }
 
@@ -211,7 +217,7 @@ fn refusal(response: &Response<Bytes>, answer: &Value) -> SendError {
         None if status.as_u16() == 403 => {
             wire::refusal("Amazon SES", (Class::Credentials, "permission_denied"), None, "403", detail.unwrap_or_default())
         }
-        None => wire::by_status("Amazon SES", status, response.headers(), None, detail),
+        None => wire::by_status("Amazon SES", status, response.headers(), None, Some(&wire::said(name, detail))),
     }
 }
 

@@ -135,6 +135,11 @@ fn the_answer_tells_whether_credentials_work() {
         ("ses", json("200 OK", r#"{"SendingEnabled":false,"EnforcementStatus":"SHUTDOWN"}"#), bad("sending_paused")),
         ("ses", json("200 OK", "<html>"), Some((Class::Unknown, "unreadable_answer"))),
         ("ses", json("403 Forbidden", r#"{"__type":"UnrecognizedClientException","message":"invalid"}"#), bad("invalid_credentials")),
+        (
+            "ses",
+            json("403 Forbidden", r#"{"__type":"AccessDeniedException","message":"ses:GetAccount"}"#),
+            Some((Class::Unknown, "permission_denied")),
+        ),
         ("sendgrid", json("200 OK", r#"{"scopes":["mail.batch.create","mail.send"]}"#), good),
         ("sendgrid", json("200 OK", r#"{"scopes":["stats.read"]}"#), bad("permission_denied")),
         ("sendgrid", json("200 OK", "<html>"), Some((Class::Unknown, "unreadable_answer"))),
