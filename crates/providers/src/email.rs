@@ -92,10 +92,12 @@ impl<'a> Mail<'a> {
         self.content.tags.iter().map(String::as_str).filter(move |tag| seen.insert(*tag))
     }
 
-    /// The caller's data and tags as pairs for a provider that has no better place for them: our reference first, then the
-    /// tags as `tag`, `tag_2` and so on, then the metadata. What does not fit the provider's alphabet is left out: it stays
-    /// with the message in Raven, and must not keep it from going out.
-    pub(crate) fn pairs(&self, fits: fn(&str) -> bool) -> Vec<(Cow<'a, str>, String)> {
+    /// The caller's tags and data as pairs, for providers that take nothing else: our reference first, then the tags as `tag`,
+    /// `tag_2` and so on, then the metadata. They take 1 to 256 ASCII letters, digits, `_` and `-`. What does not fit stays with
+    /// the message in Raven: it must not keep it from going out.
+    pub(crate) fn pairs(&self) -> Vec<(Cow<'a, str>, String)> {
+        let fits =
+            |text: &str| (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let mut pairs = vec![(Cow::Borrowed(REFERENCE), self.id.to_string())];
         for (n, tag) in self.tags().filter(|t| fits(t)).enumerate() {
             pairs.push((if n == 0 { "tag".into() } else { format!("tag_{}", n + 1).into() }, tag.to_owned()));

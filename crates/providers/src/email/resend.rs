@@ -68,7 +68,7 @@ impl HttpProvider for Resend {
                 "content_id": f.content_id,
             }))
         });
-        let tags = mail.pairs(fits_tag).into_iter().map(|(name, value)| json!({"name": name, "value": value}));
+        let tags = mail.pairs().into_iter().map(|(name, value)| json!({"name": name, "value": value}));
         let body = wire::filled(json!({
             "from": sender(&mail.from)?,
             "to": [mailbox(&mail.to)],
@@ -163,11 +163,6 @@ fn refusal(response: &Response<Bytes>, answer: &Value) -> SendError {
     // Its retry-after is that of the limit per second, which says nothing of a quota.
     let wait = wire::retry_after(response.headers()).filter(|_| line.1 != NOT_SOON);
     wire::refusal("Resend", (line.1, line.2), wait, name, detail.unwrap_or_default())
-}
-
-/// ASCII letters, digits, `_` and `-`: all that a tag may consist of.
-fn fits_tag(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// `Name <address>`. Resend refuses quotes; elsewhere than in `from`, encoded words do instead.

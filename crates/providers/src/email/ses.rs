@@ -107,7 +107,7 @@ impl HttpProvider for Ses {
             }))
         });
         let headers = mail.content.headers.iter().map(|(name, value)| json!({"Name": name, "Value": ascii(value)}));
-        let tags = mail.pairs(fits_tag).into_iter().map(|(name, value)| json!({"Name": name, "Value": value}));
+        let tags = mail.pairs().into_iter().map(|(name, value)| json!({"Name": name, "Value": value}));
         let body = wire::filled(json!({
             "FromEmailAddress": mailbox(&mail.from),
             "Destination": wire::filled(json!({
@@ -219,11 +219,6 @@ fn refusal(response: &Response<Bytes>, answer: &Value) -> SendError {
         }
         None => wire::by_status("Amazon SES", status, response.headers(), None, Some(&wire::said(name, detail))),
     }
-}
-
-/// ASCII letters, digits, `_` and `-`: all that a tag may consist of.
-fn fits_tag(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 fn ascii(text: &str) -> String {
