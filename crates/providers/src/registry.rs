@@ -6,9 +6,7 @@ use raven_core::{Timestamp, money::Money};
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::Value;
 
-use crate::{
-    Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email::smtp, redact::Redactor, schema::Members, sms,
-};
+use crate::{Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email, redact::Redactor, schema::Members, sms};
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
 pub const CATALOG: &[Provider] = &[
@@ -19,7 +17,14 @@ pub const CATALOG: &[Provider] = &[
     Provider::over_http::<sms::messagebird::MessageBird>(),
     Provider::over_http::<sms::termii::Termii>(),
     Provider::over_http::<sms::plivo::Plivo>(),
-    Provider { spec: &smtp::SPEC, bind: smtp::bind },
+    Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
+    Provider::over_http::<email::postmark::Postmark>(),
+    Provider::over_http::<email::resend::Resend>(),
+    Provider::over_http::<email::ses::Ses>(),
+    Provider::over_http::<email::sendgrid::SendGrid>(),
+    Provider::over_http::<email::mailgun::Mailgun>(),
+    Provider::over_http::<email::brevo::Brevo>(),
+    Provider::over_http::<email::mailjet::Mailjet>(),
 ];
 
 /// The provider with this id.

@@ -106,6 +106,8 @@ pub enum Kind {
     HostUnder(&'static [&'static str]),
     /// A sender id of SMS ([`raven_core::address::sender_id`]).
     SenderId,
+    /// The name of a cloud's region: lower-case letters, digits and hyphens. It is part of a host's name.
+    Region,
     /// One of these.
     OneOf(&'static [&'static str]),
 }
@@ -115,7 +117,14 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Text(_) | Self::Token(_) | Self::Word(_) | Self::Sid(_) | Self::Host | Self::HostUnder(_) | Self::SenderId => "string",
+            Self::Text(_)
+            | Self::Token(_)
+            | Self::Word(_)
+            | Self::Sid(_)
+            | Self::Host
+            | Self::HostUnder(_)
+            | Self::SenderId
+            | Self::Region => "string",
             Self::Bool => "boolean",
             Self::Port => "integer",
             Self::Email => "email",
@@ -163,6 +172,10 @@ impl Kind {
                 format!("must be {all} or a host under it, without port or path, for example https://name.{first}")
             }),
             Self::SenderId => address::sender_id(text).err().map(|e| e.to_string()),
+            Self::Region => {
+                let good = is_host(text) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+                (!good).then(|| "must be lower-case letters, digits and hyphens, for example eu-west-1".into())
+            }
             Self::OneOf(names) => (!names.contains(&text)).then(|| format!("must be one of {}", names.join(", "))),
             // Decided by their JSON type above.
             Self::Bool | Self::Port => None,
@@ -352,6 +365,10 @@ mod tests {
         );
         assert!(refused(Kind::Bool, "true") && !refused(Kind::Bool, false));
         assert!(refused(Kind::OneOf(&["a", "b"]), "c") && !refused(Kind::OneOf(&["a", "b"]), "b"));
+        assert!(!refused(Kind::Region, "eu-west-1") && !refused(Kind::Region, "us-gov-east-1"));
+        for bad in ["eu-west-1.evil.example", "EU", "a/b", "a@b", "a:1", "-a", "::1", "a#", "ä"] {
+            assert!(refused(Kind::Region, bad), "{bad}");
+        }
         assert!(refused(Kind::SenderId, "MUCH TOO LONG NAME") && !refused(Kind::SenderId, "ACME"));
     }
 

@@ -174,6 +174,109 @@ pub(crate) fn by_words(text: &str, table: &'static [Words]) -> Option<(Class, &'
     table.iter().find(|(words, ..)| lower.contains(words)).map(|(_, class, ours)| (*class, *ours))
 }
 
+/// One line of a provider's table of words: its code or a phrase of its message, what follows, our code for it.
+pub(crate) type Word = (&'static str, Class, &'static str);
+
+/// The line of this very code.
+pub(crate) fn word<'t>(table: &'t [Word], code: &str) -> Option<&'t Word> {
+    table.iter().find(|(word, ..)| *word == code)
+}
+
+/// The first line whose phrase the text contains.
+pub(crate) fn phrase<'t>(table: &'t [Word], text: &str) -> Option<&'t Word> {
+    table.iter().find(|(phrase, ..)| text.contains(phrase))
+}
+
+/// The error of a table's line, with the wait that the answer asks for, if that means anything for its class.
+pub(crate) fn refusal(provider: &str, line: (Class, &'static str), wait: Option<Duration>, code: &str, detail: &str) -> SendError {
+    let class = match line.0 {
+        Class::Retry { after } => Class::Retry { after: wait.or(after) },
+        Class::RateLimited { after } => Class::RateLimited { after: wait.or(after) },
+        class => class,
+    };
+    let detail = if detail.trim().is_empty() { line.1 } else { detail.trim() };
+    let separator = if code.is_empty() { "" } else { " " };
+    SendError::new(class, line.1, format!("{provider}{separator}{code}: {detail}"))
+}
+
+/// A provider's own words: its code, where it is a word, and its message.
+pub(crate) fn said(code: &str, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) if !code.is_empty() => format!("{code}: {detail}"),
+        detail => detail.unwrap_or(code).to_owned(),
+    }
+}
+
+/// The wait until the time that a header such as `X-RateLimit-Reset` names in Unix seconds, from the answer's own `Date`.
+pub(crate) fn reset_at(headers: &HeaderMap, name: &str) -> Option<Duration> {
+    let then: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+    let now = http_date(headers.get(header::DATE)?.to_str().ok()?)?;
+    // A hostile number saturates, and whatever is no number at all becomes 0.
+    let wait = (then.ceil() as i64).saturating_sub(now);
+    Some(Duration::from_secs(u64::try_from(wait).unwrap_or(0).min(86_400)))
+}
+
+/// JSON without those members at the top that are null or empty.
+pub(crate) fn filled(mut json: Value) -> Value {
+    if let Some(members) = json.as_object_mut() {
+        members.retain(|_, value| match value {
+            Value::Null => false,
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(members) => !members.is_empty(),
+            _ => true,
+        });
+    }
+    json
+}
+
+/// A file of a `multipart/form-data` body.
+pub(crate) struct FilePart<'a> {
+    /// The form's field.
+    pub(crate) field: &'a str,
+    /// The file's name.
+    pub(crate) name: &'a str,
+    /// Its media type, without control characters.
+    pub(crate) content_type: &'a str,
+    /// What is in it.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A `POST` of `multipart/form-data` (RFC 7578) that asks for JSON. The boundary is made of `seed`, letters and digits, and is
+/// lengthened until no part contains it.
+pub(crate) fn multipart_post(url: &str, seed: &str, fields: &[(String, String)], files: &[FilePart<'_>], auth: Auth<'_>) -> Request<Bytes> {
+    // The characters that would end a quoted name, escaped as browsers do.
+    let quoted = |name: &str| name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
+    let mut parts: Vec<(String, &[u8])> = Vec::with_capacity(fields.len() + files.len());
+    for (name, value) in fields {
+        parts.push((format!("Content-Disposition: form-data; name=\"{}\"\r\n\r\n", quoted(name)), value.as_bytes()));
+    }
+    for file in files {
+        let disposition = format!("Content-Disposition: form-data; name=\"{}\"; filename=\"{}\"", quoted(file.field), quoted(file.name));
+        parts.push((format!("{disposition}\r\nContent-Type: {}\r\n\r\n", file.content_type), &file.bytes));
+    }
+    let mut boundary = format!("raven-{seed}");
+    let occurs = |boundary: &str| {
+        let found = |bytes: &[u8]| bytes.windows(boundary.len()).any(|w| w == boundary.as_bytes());
+        parts.iter().any(|(head, body)| found(head.as_bytes()) || found(body))
+    };
+    while occurs(&boundary) {
+        boundary.push('x');
+    }
+    let mut body = Vec::new();
+    for (head, content) in &parts {
+        body.extend_from_slice(format!("--{boundary}\r\n{head}").as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    let mut request = request(Method::POST, url, Some("multipart/form-data"), String::new(), auth);
+    *request.body_mut() = Bytes::from(body);
+    if let Ok(value) = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}")) {
+        request.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    request
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,5 +309,37 @@ mod tests {
         assert_eq!(request.uri().host(), None);
         let request = form_post("http://127.0.0.1:1/m", &[], (header::AUTHORIZATION, "line\nbreak"));
         assert_eq!(request.headers()[header::AUTHORIZATION], "");
+    }
+
+    #[test]
+    fn a_reset_counts_from_the_answers_own_date() {
+        let reset = |value: &str, date: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-ratelimit-reset", value.parse().expect("a header value"));
+            if date {
+                headers.insert(header::DATE, "Tue, 24 Nov 2026 04:20:00 GMT".parse().expect("a header value"));
+            }
+            reset_at(&headers, "x-ratelimit-reset").map(|d| d.as_secs())
+        };
+        assert_eq!(reset("1795494030", true), Some(30));
+        assert_eq!(reset("1795494000.25", true), Some(1));
+        assert_eq!(reset("1", true), Some(0));
+        assert_eq!(reset("1e300", true), Some(86_400));
+        assert_eq!(reset("NaN", true), Some(0));
+        assert_eq!(reset("soon", true), None);
+        assert_eq!(reset("1795494030", false), None);
+    }
+
+    #[test]
+    fn a_multipart_boundary_is_in_no_part() {
+        let auth = || (header::AUTHORIZATION, "x");
+        let fields = [("a\"\r\nb".to_owned(), "1\r\n--raven-7--\r\n".to_owned())];
+        let files = [FilePart { field: "attachment", name: "ä\".txt", content_type: "text/plain", bytes: b"raven-7x\0".to_vec() }];
+        let request = multipart_post("https://a.example/", "7", &fields, &files, auth());
+        assert_eq!(request.headers()[header::CONTENT_TYPE], "multipart/form-data; boundary=raven-7xx");
+        let expected = "--raven-7xx\r\nContent-Disposition: form-data; name=\"a%22%0D%0Ab\"\r\n\r\n1\r\n--raven-7--\r\n\r\n\
+            --raven-7xx\r\nContent-Disposition: form-data; name=\"attachment\"; filename=\"ä%22.txt\"\r\n\
+            Content-Type: text/plain\r\n\r\nraven-7x\0\r\n--raven-7xx--\r\n";
+        assert_eq!(std::str::from_utf8(request.body()), Ok(expected));
     }
 }

@@ -1,22 +1,33 @@
 //! Email by SMTP submission (RFC 6409): the message as MIME, and what a server's reply means. The connection is the caller's.
 //!
-//! The `Message-ID` is Raven's own id at the sender's domain: replies have no standard id to correlate by.
+//! The `Message-ID` is Raven's own id at the sender's domain: replies have no standard id to correlate by. Tags and metadata stay
+//! with Raven, as SMTP has no place for them.
 
 use std::time::{Duration, SystemTime};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use lettre::{
     Address, Message,
-    message::{Mailbox, MultiPart, SinglePart},
+    address::Envelope,
+    message::{
+        Attachment, Body, Mailbox, MultiPart, SinglePart,
+        header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
+    },
 };
 use raven_core::{
     Channel, Timestamp,
     address::{Email, Mailbox as CoreMailbox},
-    message::Feature,
+    message,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{Bound, Class, Field, Kind, Members, Outbound, Rule, SendError, Sent, Spec, redact::Redactor, registry, wire};
+use crate::{
+    Bound, Class, Field, Kind, Members, Outbound, Rule, SendError, Sent, Spec,
+    email::{self, Mail, refused},
+    redact::Redactor,
+    registry, wire,
+};
 
 /// What the catalog says of it.
 pub const SPEC: Spec = Spec {
@@ -25,14 +36,14 @@ pub const SPEC: Spec = Spec {
     channel: Channel::Email,
     docs_url: "https://www.rfc-editor.org/rfc/rfc6409",
     base_url: None,
-    features: &[Feature::From],
+    features: email::FEATURES,
     fields: &[
         Field::public("host", "Host", Kind::Host, "The mail server's host name, for example smtp.example.com.").required(),
         Field::public("port", "Port", Kind::Port, "587 (the default) begins in clear and turns to TLS, 465 is TLS from the start."),
         Field::public("secure", "TLS required", Kind::Bool, "On by default. When off, TLS is used if the server offers it."),
         Field::public("username", "Username", Kind::Text(320), "The name to sign in with, if the server wants one."),
-        Field::public("from_email", "From address", Kind::Email, "The address that messages come from, unless a message names another."),
-        Field::public("from_name", "From name", Kind::Text(200), "The name shown with that address."),
+        email::FROM_EMAIL,
+        email::FROM_NAME,
         Field::secret("password", "Password", Kind::Text(512), "The password to sign in with."),
     ],
     rules: &[Rule::Together("username", "password")],
@@ -100,61 +111,103 @@ impl Settings {
             Err(e) => Err(SendError { message: redactor.clean(e.message), ..e }),
         }
     }
-
-    fn sender(&self, own: Option<&str>) -> Result<(Mailbox, String), SendError> {
-        let invalid = || refused("invalid_sender", "the sender is no email address");
-        let (name, address) = match (own, &self.from_email) {
-            (Some(own), _) => {
-                let mailbox = CoreMailbox::parse(own).map_err(|_| invalid())?;
-                (mailbox.name, mailbox.email.to_string())
-            }
-            (None, Some(address)) => (self.from_name.clone(), address.clone()),
-            (None, None) => return Err(refused("missing_sender", "neither the message nor the provider config names a sender")),
-        };
-        if name.as_deref().is_some_and(|n| n.chars().any(char::is_control)) {
-            return Err(invalid());
-        }
-        let email = Email::parse(&address).map_err(|_| invalid())?;
-        let domain = email.domain().to_owned();
-        Ok((Mailbox::new(name, lettre_address(&email).ok_or_else(invalid)?), domain))
-    }
 }
 
 pub(crate) fn bind(public: &Members, secret: &Members) -> Result<Bound, String> {
     registry::settings(&SPEC, public, secret).map(|settings| Bound::Smtp(Box::new(settings)))
 }
 
-/// The message with its envelope: plain text, HTML, or both as alternatives. Deterministic, its boundary too.
+/// The message with its envelope: plain text, HTML, or both as alternatives, and the files. Deterministic, its boundaries too.
 ///
 /// # Errors
 /// [`Class::Rejected`], when there is no sender, or a header field could not be written without changing what it says.
 pub fn message(settings: &Settings, outbound: &Outbound<'_>) -> Result<Message, SendError> {
-    let content = outbound.content;
-    let (sender, domain) = settings.sender(content.from.as_deref())?;
-    let recipient = Email::parse(outbound.recipient).ok().as_ref().and_then(lettre_address);
-    let recipient = recipient.ok_or_else(|| refused("invalid_recipient", "the recipient is no email address"))?;
-    let subject = content.subject.as_deref().unwrap_or_default();
-    if subject.chars().any(char::is_control) {
-        return Err(refused("invalid_subject", "the subject contains a line break or another control character"));
-    }
-    let builder = Message::builder()
-        .from(sender)
-        .to(recipient.into())
-        .subject(subject)
+    let mail = Mail::read(outbound, settings.from_email.as_deref(), settings.from_name.as_deref())?;
+    let unfit = |e: &dyn std::error::Error| refused("invalid_message", &e.to_string());
+    let everybody = [&mail.to].into_iter().chain(&mail.cc).chain(&mail.bcc);
+    let recipients = everybody.map(|m| lettre_mailbox(m, "invalid_recipient").map(|m| m.email)).collect::<Result<_, _>>()?;
+    let from = lettre_mailbox(&mail.from, "invalid_sender")?;
+    // The envelope alone names those that nobody shall see.
+    let envelope = Envelope::new(Some(from.email.clone()), recipients).map_err(|e| unfit(&e))?;
+    let mut builder = Message::builder()
+        .envelope(envelope)
+        .from(from)
+        .to(lettre_mailbox(&mail.to, "invalid_recipient")?)
+        .subject(mail.subject)
         .date(date(outbound.now))
-        .message_id(Some(format!("<{}@{domain}>", outbound.id)));
-    let text = content.body_text.as_deref().map(|text| SinglePart::plain(lines(text)));
-    let html = content.body_html.as_deref().map(|html| SinglePart::html(lines(html)));
-    let built = match (text, html) {
-        (Some(text), Some(html)) => {
-            // Nobody knows the id before the message is accepted, so no body can contain the boundary on purpose.
-            let alternative = MultiPart::alternative().boundary(format!("raven-{}", outbound.id.0.simple()));
-            builder.multipart(alternative.singlepart(text).singlepart(html))
+        .message_id(Some(format!("<{}@{}>", mail.id, mail.from.email.domain())));
+    for mailbox in &mail.cc {
+        builder = builder.cc(lettre_mailbox(mailbox, "invalid_recipient")?);
+    }
+    if let Some(mailbox) = &mail.reply_to {
+        builder = builder.reply_to(lettre_mailbox(mailbox, "invalid_reply_to")?);
+    }
+    for (name, value) in &mail.content.headers {
+        let name = HeaderName::new_from_ascii(name.clone()).map_err(|e| refused("invalid_headers", &e.to_string()))?;
+        builder = builder.raw_header(HeaderValue::new(name, value.clone()));
+    }
+    let built = match body(&mail)? {
+        Part::Single(part) => builder.singlepart(part),
+        Part::Multi(part) => builder.multipart(part),
+    };
+    built.map_err(|e| unfit(&e))
+}
+
+/// A part of a message, which may have parts itself.
+enum Part {
+    Single(SinglePart),
+    Multi(MultiPart),
+}
+
+impl Part {
+    fn into(self, parent: MultiPart) -> MultiPart {
+        match self {
+            Self::Single(part) => parent.singlepart(part),
+            Self::Multi(part) => parent.multipart(part),
         }
-        (Some(part), None) | (None, Some(part)) => builder.singlepart(part),
+    }
+}
+
+/// The texts, the pictures that the HTML shows beside them, and around both the other files.
+fn body(mail: &Mail<'_>) -> Result<Part, SendError> {
+    // Nobody knows the id before the message is accepted, so no body can contain a boundary on purpose. Files are in base64,
+    // which has no hyphen. No boundary begins with another.
+    let boundary = |kind: &str| format!("{kind}-{}", mail.id.0.simple());
+    let text = mail.text.map(|text| SinglePart::plain(lines(text)));
+    let html = mail.html.map(|html| SinglePart::html(lines(html)));
+    let mut part = match (text, html) {
+        (Some(text), Some(html)) => {
+            Part::Multi(MultiPart::alternative().boundary(boundary("raven")).build().singlepart(text).singlepart(html))
+        }
+        (Some(part), None) | (None, Some(part)) => Part::Single(part),
         (None, None) => return Err(refused("missing_body", "the message has neither text nor HTML")),
     };
-    built.map_err(|e| refused("invalid_message", &e.to_string()))
+    let (shown, attached): (Vec<_>, Vec<_>) = mail.content.attachments.iter().partition(|f| f.content_id.is_some());
+    for (files, parent) in
+        [(shown, MultiPart::related().boundary(boundary("related"))), (attached, MultiPart::mixed().boundary(boundary("mixed")))]
+    {
+        if files.is_empty() {
+            continue;
+        }
+        let mut multi = part.into(parent.build());
+        for file in files {
+            multi = multi.singlepart(attachment(file)?);
+        }
+        part = Part::Multi(multi);
+    }
+    Ok(part)
+}
+
+fn attachment(file: &message::Attachment) -> Result<SinglePart, SendError> {
+    let invalid = |why: &str| refused("invalid_attachment", why);
+    let bytes = STANDARD.decode(&file.content).map_err(|_| invalid("an attachment's content must be base64 with padding"))?;
+    let kind = ContentType::parse(&file.content_type).map_err(|_| invalid("an attachment's type is no media type"))?;
+    let body = Body::new_with_encoding(bytes, ContentTransferEncoding::Base64).map_err(|_| invalid("an attachment can't be written"))?;
+    let named = match &file.content_id {
+        Some(id) => Attachment::new_inline_with_name(id.clone(), file.filename.clone()),
+        None => Attachment::new(file.filename.clone()),
+    };
+    Ok(named.body(body, kind))
 }
 
 /// What a server's final reply to a message, or to signing in, means: its code (RFC 5321) and its text, which may begin with
@@ -258,8 +311,9 @@ fn queue_id(text: &str) -> Option<String> {
     wire::id(queued.unwrap_or(line))
 }
 
-fn refused(code: &str, message: &str) -> SendError {
-    SendError::new(Class::Rejected, code, message)
+fn lettre_mailbox(mailbox: &CoreMailbox<'_>, code: &str) -> Result<Mailbox, SendError> {
+    let address = lettre_address(&mailbox.email).ok_or_else(|| refused(code, "a mailbox has no address that SMTP can carry"))?;
+    Ok(Mailbox::new(mailbox.name.clone(), address))
 }
 
 fn lettre_address(email: &Email<'_>) -> Option<Address> {

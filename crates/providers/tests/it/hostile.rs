@@ -70,7 +70,7 @@ fn replace(document: &mut Value, n: &mut usize, with: &Value) {
 fn respond(call: &dyn HttpCall, status: u16, header: &[u8], body: Vec<u8>) -> Result<Sent, SendError> {
     let mut response = http::Response::new(Bytes::from(body));
     *response.status_mut() = http::StatusCode::from_u16(status).expect("100 to 999");
-    for name in [http::header::RETRY_AFTER, http::header::DATE] {
+    for name in ["retry-after", "date", "x-ratelimit-reset", "x-sib-ratelimit-reset", "x-message-id", "x-amzn-errortype"] {
         if let Ok(value) = http::HeaderValue::from_bytes(header) {
             response.headers_mut().insert(name, value);
         }
@@ -118,6 +118,8 @@ proptest! {
             let Bound::Http(call) = bound(provider) else { continue };
             let bodies = [
                 format!(r#"{{"code":{code},"message":"new"}}"#),
+                format!(r#"{{"ErrorCode":{code},"Message":"new","MessageID":"1"}}"#),
+                format!(r#"{{"Messages":[{{"Status":"error","Errors":[{{"ErrorCode":"mj-{code}","StatusCode":{code}}}]}}]}}"#),
                 format!(r#"{{"sid":"SM1","status":"failed","error_code":{code}}}"#),
                 format!(r#"{{"SMSMessageData":{{"Message":"new","Recipients":[{{"statusCode":{code},"status":"new","messageId":"None"}}]}}}}"#),
                 format!(r#"{{"messages":[{{"status":"{code}"}},{{"status":{code}}}]}}"#),

@@ -4,6 +4,7 @@ mod answers;
 mod catalog;
 mod content;
 mod docs;
+mod email;
 mod hostile;
 mod requests;
 
@@ -62,6 +63,14 @@ fn outbound<'a>(channel: Channel, recipient: &'a str, content: &'a Content<'a>) 
 
 fn recipient(channel: Channel) -> &'static str {
     if channel == Channel::Email { "ada@example.com" } else { "+254722000000" }
+}
+
+/// A message that every provider of the channel sends.
+fn usual(channel: Channel) -> Content<'static> {
+    match channel {
+        Channel::Email => Content { subject: Some("Hi".into()), body_text: Some("Hi".into()), ..Content::default() },
+        _ => Content { body: Some("Hi".into()), ..Content::default() },
+    }
 }
 
 /// An answer from its fixture: status line, header fields, an empty line, the body.

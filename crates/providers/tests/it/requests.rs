@@ -1,10 +1,13 @@
 //! Golden requests: what leaves for the provider, byte for byte.
 
-use raven_core::{Timestamp, message::Content};
+use raven_core::{
+    Channel, Timestamp,
+    message::{Attachment, Content, Feature},
+};
 use raven_providers::{Bound, CATALOG, Cx, email::smtp};
 use serde_json::Value;
 
-use crate::{files, folder, json, outbound, read, settings};
+use crate::{files, folder, json, outbound, read, recipient, settings, usual};
 
 #[test]
 fn every_request_is_as_documented() {
@@ -50,7 +53,7 @@ fn mail(settings: &smtp::Settings, message: &raven_providers::Outbound<'_>) -> S
     let text = String::from_utf8(built.formatted()).expect("ASCII");
     assert!(text.lines().all(|l| l.len() <= 998) && !text.replace("\r\n", "").contains(['\r', '\n']), "{text}");
     let from = envelope.from().map(ToString::to_string).unwrap_or_default();
-    format!("MAIL FROM:<{from}>\nRCPT TO:<{}>\n\n{}", to.join(","), text.replace("\r\n", "\n"))
+    format!("MAIL FROM:<{from}>\nRCPT TO:<{}>\n\n{}", to.join(">\nRCPT TO:<"), text.replace("\r\n", "\n"))
 }
 
 /// The checks of credentials, where the folder has one to compare with.
@@ -78,8 +81,8 @@ const KEY_IN_BODY: &[&str] = &["termii"];
 fn credentials_in_headers_are_marked_sensitive() {
     for provider in CATALOG {
         let Bound::Http(call) = crate::bound(provider) else { continue };
-        let content = Content { body: Some("Hi".into()), ..Content::default() };
-        let request = call.request(&outbound(provider.spec.channel, "+254722000000", &content), &Cx::default()).expect("a request");
+        let (channel, content) = (provider.spec.channel, usual(provider.spec.channel));
+        let request = call.request(&outbound(channel, recipient(channel), &content), &Cx::default()).expect("a request");
         let in_body = KEY_IN_BODY.contains(&provider.spec.id);
         let shown = if in_body { format!("{} {:?}", request.uri(), request.headers()) } else { format!("{request:?}") };
         for secret in crate::secrets(provider) {
@@ -87,5 +90,41 @@ fn credentials_in_headers_are_marked_sensitive() {
         }
         assert!(in_body != request.headers().values().any(http::HeaderValue::is_sensitive), "{}", provider.spec.id);
         assert_eq!(request.uri().scheme_str(), Some("https"), "{}", provider.spec.id);
+    }
+}
+
+/// The message with a feature that it did not use before.
+fn using(feature: Feature, plain: &Content<'static>) -> Content<'static> {
+    let mut content = plain.clone();
+    match feature {
+        Feature::From => content.from = Some("zoe@acme.example".into()),
+        Feature::ReplyTo => content.reply_to = Some("zoe@acme.example".into()),
+        Feature::Cc => content.cc = vec!["zoe@acme.example".into()],
+        Feature::Bcc => content.bcc = vec!["zoe@acme.example".into()],
+        Feature::Headers => content.headers = [("X-Zoe".to_owned(), "zoe@acme.example".to_owned())].into(),
+        Feature::Attachments => {
+            let (filename, content_type) = ("zoe@acme.example".to_owned(), "text/plain".to_owned());
+            content.attachments = vec![Attachment { filename, content_type, content: "aGk=".into(), content_id: None }];
+        }
+        _ => panic!("{feature:?} is no feature of email"),
+    }
+    content
+}
+
+#[test]
+fn every_feature_of_an_email_provider_is_in_its_request() {
+    for provider in CATALOG.iter().filter(|p| p.spec.channel == Channel::Email) {
+        let plain = usual(Channel::Email);
+        let sent = |content: &Content<'_>| {
+            let message = outbound(Channel::Email, "ada@example.com", content);
+            match crate::bound(provider) {
+                Bound::Http(call) => written(&call.request(&message, &Cx::default()).expect("a request")),
+                Bound::Smtp(settings) => mail(&settings, &message),
+            }
+        };
+        assert!(!sent(&plain).contains("zoe@acme.example"));
+        for feature in provider.spec.features {
+            assert!(sent(&using(*feature, &plain)).contains("zoe@acme.example"), "{} does not carry {feature:?}", provider.spec.id);
+        }
     }
 }
