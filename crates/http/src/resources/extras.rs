@@ -21,6 +21,8 @@ const RECIPIENTS_MAX: usize = 49;
 const MEMBERS_MAX: usize = 20;
 /// Characters of a header field's value.
 const HEADER_MAX: usize = 998;
+/// Bytes of a word in it.
+const HEADER_WORD_MAX: usize = 900;
 const TAGS_MAX: usize = 10;
 /// Characters of a tag.
 const TAG_MAX: usize = 128;
@@ -153,6 +155,11 @@ pub(super) fn read<'a>(request: &mut SendRequest<'a>, fields: &mut Fields<'_>) -
     }
     if let Some(json) = request.headers.take() {
         content.headers = by_name("headers", json, fields, &header);
+        let mut names: Vec<String> = content.headers.keys().map(|name| name.to_ascii_lowercase()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            fields.note("headers", "must not name a field twice, in whatever case");
+        }
     }
     if let Some(json) = request.attachments.take() {
         content.attachments = attachments(json, fields);
@@ -286,6 +293,10 @@ fn header(name: &str, value: &str) -> Result<(), String> {
     let prefixed = ["x-", "list-"].iter().any(|prefix| lower.len() > prefix.len() && lower.starts_with(prefix));
     if lower.len() > 76 || !lower.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || !(prefixed || HEADERS.contains(&&*lower)) {
         return Err(format!("is not a header field that a message may set: those are X-…, List-…, {}", HEADERS.join(", ")));
+    }
+    // A line of a header field can only be broken where there is a space.
+    if value.split(' ').any(|word| word.len() > HEADER_WORD_MAX) {
+        return Err(format!("must have no word of more than {HEADER_WORD_MAX} bytes"));
     }
     line(value, 1, HEADER_MAX)
 }

@@ -77,6 +77,7 @@ async fn what_is_wrong_within_a_field_is_named_by_its_place() {
             (email(json!({ "cc": many.clone(), "bcc": many })), vec!["cc"]),
             (email(json!({ "headers": { "Bcc": "x@example.com", "X-A": "a\r\nBcc: x@example.com", "X-B": 1, "x-": "y" } })), vec!["headers.Bcc", "headers.X-A", "headers.X-B", "headers.x-"]),
             (email(json!({ "headers": { "Content-Type": "text/html", "DKIM-Signature": "x", "X-A:b": "c" } })), vec!["headers.Content-Type", "headers.DKIM-Signature", "headers.X-A:b"]),
+            (email(json!({ "headers": { "X-A": "1", "x-a": "2", "X-Long": "y".repeat(901) } })), vec!["headers", "headers.X-Long"]),
             (email(json!({ "attachments": [file("%%%"), file(""), 7] })), vec!["attachments[0].content", "attachments[1].content", "attachments[2]"]),
             (email(json!({ "attachments": [{ "filename": "../etc/passwd", "contentType": "text", "content": "aGk=", "contentId": "a b", "colour": 1 }] })), vec!["attachments[0].colour", "attachments[0].filename", "attachments[0].contentType", "attachments[0].contentId"]),
             (email(json!({ "attachments": [{}] })), vec!["attachments[0].filename", "attachments[0].contentType", "attachments[0].content"]),
