@@ -121,6 +121,7 @@ fn lives() -> Result<String, std::fmt::Error> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how a developer asks for new documents")]
 fn the_pages_made_from_the_catalog_are_what_it_says() {
     for (name, page) in [("providers.md", written()), ("sandbox.md", lives())] {
         let page = page.expect("a text takes all");
