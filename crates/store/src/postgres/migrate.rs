@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/postgres.sql") },
     Step { number: 2, name: "contract", sql: include_str!("../../migrations/0002_contract/postgres.sql") },
     Step { number: 3, name: "priority", sql: include_str!("../../migrations/0003_priority/postgres.sql") },
+    Step { number: 4, name: "suppressions", sql: include_str!("../../migrations/0004_suppressions/postgres.sql") },
 ];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.

@@ -20,6 +20,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { number: 1, name: "first", sql: include_str!("../../migrations/0001_first/sqlite.sql") },
     Step { number: 2, name: "contract", sql: include_str!("../../migrations/0002_contract/sqlite.sql") },
     Step { number: 3, name: "priority", sql: include_str!("../../migrations/0003_priority/sqlite.sql") },
+    Step { number: 4, name: "suppressions", sql: include_str!("../../migrations/0004_suppressions/sqlite.sql") },
 ];
 
 /// Number of the last step.
