@@ -44,6 +44,8 @@ uuid_id! {
     ConfigId
     /// An invitation to join a tenant.
     InvitationId
+    /// A suppression.
+    SuppressionId
     /// A message, as the world sees it: an enciphered [`Seq`].
     MessageId
 }

@@ -16,10 +16,12 @@ pub mod permission;
 pub mod problem;
 pub mod retry;
 pub mod sms;
+pub mod suppression;
 pub mod tenant;
 pub mod time;
 
-pub use ids::{ConfigId, IdCipher, Ids, InvitationId, KeyId, MessageId, Seq, TenantId, UserId};
+pub use ids::{ConfigId, IdCipher, Ids, InvitationId, KeyId, MessageId, Seq, SuppressionId, TenantId, UserId};
 pub use message::{Channel, Environment, EventKind, Priority, Source, Status};
 pub use problem::{FieldProblem, Problems};
+pub use suppression::{SuppressionReason, SuppressionSource};
 pub use time::{Clock, Day, Timestamp};

@@ -4,9 +4,12 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use raven_core::{Clock, EventKind, IdCipher, Seq, Status, Timestamp, message::Content, problem::chain, retry::RetryPolicy};
+use raven_core::{
+    Clock, EventKind, IdCipher, Seq, Status, SuppressionId, SuppressionReason, Timestamp, message::Content, problem::chain,
+    retry::RetryPolicy, suppression::comparable,
+};
 use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
-use raven_store::{Action, ConfigRecord, Job, Lease, Next, Settlement, Store};
+use raven_store::{Action, ConfigRecord, Job, Lease, Next, Settlement, Store, Suppresses};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -203,7 +206,10 @@ impl Attempts {
 
     async fn conclude_failure(&self, job: &Job, error: SendError, now: Timestamp, settlement: &mut Settlement) {
         let hint = match error.class {
-            Class::Rejected => return fail(settlement, error),
+            Class::Rejected => {
+                settlement.suppresses = self.suppresses(job, &error);
+                return fail(settlement, error);
+            }
             Class::Unknown => {
                 settlement.kind = EventKind::OutcomeUnknown;
                 settlement.detail = Some(describe(&error));
@@ -226,6 +232,18 @@ impl Attempts {
             }
             None => fail(settlement, error),
         }
+    }
+
+    /// What a permanent rejection says of the recipient, for the messages after this one.
+    fn suppresses(&self, job: &Job, error: &SendError) -> Option<Suppresses> {
+        let reason = SuppressionReason::of_rejection(&error.code)?;
+        let mut id = [0; 16];
+        if let Err(e) = self.entropy.fill(&mut id) {
+            tracing::error!(error = chain(&e), "a recipient can't be suppressed; the next message to them will be rejected too");
+            return None;
+        }
+        let id = SuppressionId(uuid::Builder::from_random_bytes(id).into_uuid());
+        Some(Suppresses { id, address: comparable(job.lane.channel, &job.recipient).into_owned(), reason })
     }
 
     fn retry_at(&self, job: &Job, now: Timestamp, hint: Option<Duration>) -> Option<Timestamp> {
@@ -310,6 +328,7 @@ pub fn blank(job: &Job, now: Timestamp) -> Settlement {
         detail: None,
         payload: None,
         next: Next::Done,
+        suppresses: None,
     }
 }
 

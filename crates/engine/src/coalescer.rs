@@ -209,13 +209,13 @@ impl Desk {
             Ok(Accepted::Created) => {
                 self.metrics.accepted.inc();
                 self.hand_over(&mut leader, lease, now);
-                Ok(Receipt {
-                    seq: leader.seq,
-                    status: Status::Queued,
-                    channel: leader.channel,
-                    recipient: std::mem::take(&mut leader.recipient),
-                    replayed: false,
-                })
+                Ok(leader.receipt(Status::Queued))
+            }
+            Ok(Accepted::Suppressed) => {
+                self.metrics.accepted.inc();
+                // No call is made, so the place is for others.
+                leader.place = Place::None;
+                Ok(leader.receipt(Status::Suppressed))
             }
             Ok(Accepted::Replayed { seq, recipient, channel, status }) => Ok(Receipt { seq, status, channel, recipient, replayed: true }),
             Ok(Accepted::KeyReused) => Err(IngestError::KeyReused),
@@ -317,6 +317,11 @@ fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, message: &mut NewMessage, l
 }
 
 impl Leader {
+    /// What those who sent it are told.
+    fn receipt(&mut self, status: Status) -> Receipt {
+        Receipt { seq: self.seq, status, channel: self.channel, recipient: std::mem::take(&mut self.recipient), replayed: false }
+    }
+
     fn reply(self, answer: &Answer) {
         let mut answers = self.answers.into_iter();
         if let Some(first) = answers.next() {

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use raven_core::{Clock, EventKind, Status, Timestamp, problem::chain, tenant::TenantStatus};
+use raven_core::{Clock, EventKind, Status, SuppressionReason, Timestamp, problem::chain, tenant::TenantStatus};
 use raven_providers::Find;
-use raven_store::{Action, Job, Next, Start, Store};
+use raven_store::{Action, Job, Next, Start, Started, Store};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -432,7 +432,8 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
 }
 
 impl Worker {
-    /// Starts what can be started: marks attempts as started, then makes their calls. Returns how many began.
+    /// Starts what can be started: marks attempts as started, then makes their calls. Returns how many began, or ended because
+    /// their recipient has been suppressed meanwhile.
     pub async fn step_starts(self: &Arc<Self>) -> usize {
         if !self.membership.is_fresh() {
             return 0;
@@ -449,22 +450,25 @@ impl Worker {
                 ready.push((job, permit, route));
             }
         }
-        let starts: Vec<Start> =
-            ready.iter().map(|(job, _, route)| Start { seq: job.seq, attempt: job.attempt + 1, config: route.config() }).collect();
+        let starts: Vec<Start> = ready.iter().map(|(job, _, route)| Start::next(job, route.config())).collect();
         match self.store.start(lease, &starts, now).await {
             Ok(_) if !self.membership.is_fresh() || self.membership.lease() != lease => {
                 // Marking them took so long that others may hold the work by now, or soon.
                 self.attempts.orphaned(lease, starts.iter().map(|s| s.seq).collect());
                 0
             }
-            Ok(held) => {
+            Ok(started) => {
                 let mut began = 0;
-                for ((mut job, permit, route), held) in ready.into_iter().zip(held) {
-                    if held {
-                        job.attempt += 1;
-                        self.attempts.begin(job, route, permit, lease, now);
-                        began += 1;
+                for ((mut job, permit, route), started) in ready.into_iter().zip(started) {
+                    match started {
+                        Started::Begun => {
+                            job.attempt += 1;
+                            self.attempts.begin(job, route, permit, lease, now);
+                        }
+                        Started::Suppressed(reason) => self.suppressed(&job, reason, now, lease),
+                        Started::NotHeld => continue,
                     }
+                    began += 1;
                 }
                 began
             }
@@ -474,6 +478,15 @@ impl Worker {
                 0
             }
         }
+    }
+
+    /// Ends a job whose recipient was suppressed while it waited.
+    fn suppressed(&self, job: &Job, reason: SuppressionReason, now: Timestamp, lease: raven_store::Lease) {
+        let mut settlement = blank(job, now);
+        (settlement.kind, settlement.status) = (EventKind::Suppressed, Status::Suppressed);
+        settlement.failure_reason = Some(reason.name().to_owned());
+        settlement.detail = Some(reason.name().to_owned());
+        self.attempts.settle(lease, settlement, Held::Action(self.attempts.actions.begin(job.seq)));
     }
 
     /// The route of a job, or what becomes of it without one.

@@ -20,6 +20,8 @@ pub enum Operation {
     CreateInvitation = 6,
     /// `POST /v1/admin/api-keys/{id}/rotate`
     RotateKey = 7,
+    /// `POST /v1/admin/suppressions`
+    CreateSuppression = 8,
 }
 
 impl Operation {

@@ -276,6 +276,8 @@ pub(crate) struct CounterFacts {
     pub(crate) overdrawn: i64,
     /// Messages that are counted as accepted: live and test ones.
     pub(crate) accepted: [i64; 2],
+    /// Live ones of them whose recipient was suppressed: they take no quota.
+    pub(crate) suppressed: i64,
     /// Messages that are there: live and test ones; `None` where there are too many to count.
     pub(crate) there: [Option<i64>; 2],
 }
@@ -297,7 +299,9 @@ impl CounterFacts {
         let (slices, slices_granted, slices_used) = self.slices;
         match self.central {
             None => slices == 0,
-            Some((granted, used)) => self.overdrawn == 0 && granted == used + slices_granted && used + slices_used == self.accepted[0],
+            Some((granted, used)) => {
+                self.overdrawn == 0 && granted == used + slices_granted && used + slices_used == self.accepted[0] - self.suppressed
+            }
         }
     }
 
@@ -482,8 +486,9 @@ mod tests {
             central: Some((13, 3)),
             slices: (2, 10, 4),
             overdrawn: 0,
-            accepted: [7, 2],
-            there: [Some(7), Some(2)],
+            accepted: [8, 2],
+            suppressed: 1,
+            there: [Some(8), Some(2)],
         }
     }
 
@@ -500,7 +505,7 @@ mod tests {
         assert_eq!(kinds(CounterFacts { overdrawn: 1, ..counters() }), [Kind::QuotaMismatch]);
         assert_eq!(kinds(CounterFacts { central: None, ..counters() }), [Kind::QuotaMismatch]);
         assert_eq!(kinds(CounterFacts { central: None, slices: (0, 0, 0), ..counters() }), []);
-        assert_eq!(kinds(CounterFacts { there: [Some(7), Some(3)], ..counters() }), [Kind::UsageMismatch]);
+        assert_eq!(kinds(CounterFacts { there: [Some(8), Some(3)], ..counters() }), [Kind::UsageMismatch]);
         let too_many = CounterFacts { there: [None, Some(2)], ..counters() };
         assert_eq!((too_many.uncounted(), kinds(too_many)), (1, vec![]));
     }

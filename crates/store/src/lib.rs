@@ -21,6 +21,7 @@ pub mod providers;
 pub mod queue;
 pub mod secrets;
 pub mod sqlite;
+pub mod suppressions;
 pub mod tenants;
 pub mod usage;
 pub mod wakes;
@@ -38,20 +39,50 @@ pub use members::{Answered, InvitationRecord, MemberChange, Members, NewInvitati
 pub use messages::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Messages, NewMessage, Refusal};
 pub use nodes::{Lease, Node, Nodes, Registration};
 pub use providers::{ConfigRecord, Configs, NewConfig};
-pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start, Survey, Urgency};
+pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start, Started, Suppresses, Survey, Urgency};
 pub use secrets::Secrets;
+pub use suppressions::{NewSuppression, SuppressionFilter, SuppressionPage, SuppressionQuery, SuppressionRecord, Suppressions};
 pub use tenants::{MemberRecord, NewTenant, StateChange, StateChanged, TenantChange, TenantRecord, Tenants, UserProfile};
 pub use usage::{AcceptedCount, OutcomeCount, Usage, Usages};
 pub use wakes::Wakes;
 
 /// Everything that a store can do.
 pub trait Store:
-    Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes
+    Tenants
+    + Members
+    + Keys
+    + Configs
+    + Messages
+    + Suppressions
+    + Queue
+    + Usages
+    + Limits
+    + Audits
+    + Nodes
+    + Secrets
+    + Health
+    + Invariants
+    + Wakes
 {
 }
 
-impl<T: Tenants + Members + Keys + Configs + Messages + Queue + Usages + Limits + Audits + Nodes + Secrets + Health + Invariants + Wakes>
-    Store for T
+impl<
+    T: Tenants
+        + Members
+        + Keys
+        + Configs
+        + Messages
+        + Suppressions
+        + Queue
+        + Usages
+        + Limits
+        + Audits
+        + Nodes
+        + Secrets
+        + Health
+        + Invariants
+        + Wakes,
+> Store for T
 {
 }
 

@@ -80,6 +80,8 @@ pub struct MessageClaim {
 pub enum Accepted {
     /// Stored.
     Created,
+    /// Stored, and not to be sent: the recipient is suppressed.
+    Suppressed,
     /// The key was used before with the same payload: that message.
     Replayed {
         /// Its key.
@@ -141,7 +143,7 @@ pub struct MessageRecord {
     pub cost_currency: Option<String>,
     /// Millionths of a unit.
     pub cost_micros: Option<i64>,
-    /// Why it failed.
+    /// Why it failed, or was not sent: of a suppressed message the name of a [`raven_core::SuppressionReason`].
     pub failure_reason: Option<String>,
 }
 
@@ -214,6 +216,8 @@ pub trait Messages: Send + Sync {
     /// order of the batch. One message never fails another: what can be decided per row is an [`Accepted`], and a row
     /// that the database refuses (a bug) takes only itself down ([`Error::Internal`](crate::Error::Internal) for it alone).
     /// A replay answers though the quota is used up. Each created message is counted (see [`crate::Usages`]).
+    /// A message whose recipient is suppressed, as the transaction sees it, is stored with that status and reason, and has
+    /// neither a job nor a debit ([`Accepted::Suppressed`]).
     /// Within one batch no two messages share (tenant, environment, operation, key): the caller has folded them.
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>>;
 

@@ -2,7 +2,10 @@
 //! held while a provider is called.
 
 use async_trait::async_trait;
-use raven_core::{Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, TenantId, Timestamp};
+use raven_core::{
+    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionId, SuppressionReason, TenantId, Timestamp,
+    suppression::lookup,
+};
 
 use crate::{Lease, Result};
 
@@ -137,7 +140,7 @@ pub struct Job {
 }
 
 /// An attempt that begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The message's key.
     pub seq: Seq,
@@ -145,6 +148,30 @@ pub struct Start {
     pub attempt: i16,
     /// Through which config (`None`: the sandbox).
     pub config: Option<ConfigId>,
+    /// The lane of the job.
+    pub lane: Lane,
+    /// The recipient as suppressions are looked up ([`raven_core::suppression::lookup`]).
+    pub lookup: String,
+}
+
+impl Start {
+    /// The next attempt of a job.
+    #[must_use]
+    pub fn next(job: &Job, config: Option<ConfigId>) -> Self {
+        let lookup = lookup(job.lane.channel, &job.recipient).into_owned();
+        Self { seq: job.seq, attempt: job.attempt + 1, config, lane: job.lane, lookup }
+    }
+}
+
+/// What became of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// The attempt is marked as started: make the call.
+    Begun,
+    /// The job is not ours to start.
+    NotHeld,
+    /// The recipient may not be written to. Nothing was changed: settle it.
+    Suppressed(SuppressionReason),
 }
 
 /// What is to be done next for a message.
@@ -193,6 +220,19 @@ pub struct Settlement {
     pub payload: Option<String>,
     /// What to do next.
     pub next: Next,
+    /// The recipient is not to be written to any more.
+    pub suppresses: Option<Suppresses>,
+}
+
+/// What an outcome says of the message's recipient, for other messages of its tenant, environment and channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suppresses {
+    /// The id of the suppression, if it is new.
+    pub id: SuppressionId,
+    /// The address, in the form in which it is compared ([`raven_core::suppression::comparable`]).
+    pub address: String,
+    /// Why.
+    pub reason: SuppressionReason,
 }
 
 /// What a claim got.
@@ -218,14 +258,16 @@ pub struct Reaped {
 pub trait Queue: Send + Sync {
     /// Marks attempts as started, durably, before the provider is called: the job's `attempt` and `started_at` are set,
     /// the message rises to `sending`. The answer tells for each, in order, whether the job was still held under `lease`
-    /// with the attempt before this one, and not started; only then may the call be made.
-    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>>;
+    /// with the attempt before this one, and not started; only when it has [`Begun`](Started::Begun) may the call be made. A
+    /// job whose recipient is suppressed, as the transaction sees it, is not started.
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>>;
 
     /// Records outcomes, in one transaction. For each: the event is always added; the message rises to the status (never
     /// falls), and takes over provider, ids, cost and reason where given, unless a newer attempt has started
     /// (job.attempt > settlement.attempt); the job is deleted or rescheduled (unleased, not started) only if it is still
     /// of this attempt, and is either held under `lease` or held by nobody. A settlement that was recorded before (its answer
     /// was lost) may come again and changes nothing more: an event of the same message, attempt, kind and time is one event.
+    /// What it says of the recipient is added with its event, unless the address is listed already.
     async fn settle(&self, lease: Lease, settlements: &[Settlement]) -> Result<()>;
 
     /// Leases due unleased jobs: round by round over the lanes that have any, at most `per_lane` of each, `limit` in all,

@@ -7,7 +7,7 @@ use raven_core::{Channel, Day, Environment, KeyId, Status, TenantId};
 
 use crate::Result;
 
-/// Messages that were accepted on a day.
+/// Messages that were accepted on a day, those to suppressed recipients included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AcceptedCount {
     /// The day of acceptance.

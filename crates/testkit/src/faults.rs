@@ -4,13 +4,14 @@ use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use raven_core::{ConfigId, Day, Environment, InvitationId, KeyId, Seq, TenantId, Timestamp, UserId, permission::Role};
+use raven_core::{ConfigId, Day, Environment, InvitationId, KeyId, Seq, SuppressionId, TenantId, Timestamp, UserId, permission::Role};
 use raven_store::{
     Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants,
     InvitationRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages,
-    Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration, Reply, Result,
-    Rotation, Secrets, Settlement, Start, StateChange, StateChanged, Store, Survey, TakeTokens, Taken, TenantChange, TenantMember,
-    TenantRecord, Tenants, Usage, Usages, Violation, Wakes,
+    Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration,
+    Reply, Result, Rotation, Secrets, Settlement, Start, Started, StateChange, StateChanged, Store, SuppressionFilter, SuppressionPage,
+    SuppressionQuery, SuppressionRecord, Suppressions, Survey, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants, Usage,
+    Usages, Violation, Wakes,
     invariants::{Checked, Margins, Range, RecordKey},
     messages::{Intake, MessageClaim, MessagePage},
 };
@@ -397,6 +398,34 @@ impl Configs for FaultyStore {
 }
 
 #[async_trait]
+impl Suppressions for FaultyStore {
+    async fn create_suppression(&self, new: NewSuppression) -> Result<Outcome> {
+        self.inner.create_suppression(new).await
+    }
+
+    async fn find_suppression(
+        &self,
+        tenant: TenantId,
+        environment: Option<Environment>,
+        id: SuppressionId,
+    ) -> Result<Option<SuppressionRecord>> {
+        self.inner.find_suppression(tenant, environment, id).await
+    }
+
+    async fn list_suppressions(&self, tenant: TenantId, query: &SuppressionQuery) -> Result<SuppressionPage> {
+        self.inner.list_suppressions(tenant, query).await
+    }
+
+    async fn count_suppressions(&self, tenant: TenantId, filter: &SuppressionFilter, most: usize) -> Result<usize> {
+        self.inner.count_suppressions(tenant, filter, most).await
+    }
+
+    async fn delete_suppression(&self, tenant: TenantId, id: SuppressionId, audit: AuditRecord) -> Result<bool> {
+        self.inner.delete_suppression(tenant, id, audit).await
+    }
+}
+
+#[async_trait]
 impl Messages for FaultyStore {
     async fn accept(&self, batch: Vec<NewMessage>, now: Timestamp) -> Result<Vec<Result<Accepted>>> {
         self.faults.around(Verb::Accept, self.inner.accept(batch, now)).await
@@ -441,7 +470,7 @@ impl Messages for FaultyStore {
 
 #[async_trait]
 impl Queue for FaultyStore {
-    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
         self.faults.around(Verb::Start, self.inner.start(lease, starts, now)).await
     }
 

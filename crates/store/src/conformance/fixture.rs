@@ -3,22 +3,26 @@
 use std::sync::Arc;
 
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, UserId,
+    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, SuppressionId, SuppressionReason,
+    SuppressionSource, TenantId, Timestamp, UserId,
     permission::{Role, Scopes},
     tenant::{InvitationStatus, TenantStatus},
 };
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lease, NewConfig, NewInvitation,
-    NewKey, NewMessage, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start, StateChange, Store, TakeTokens,
-    TenantRecord, UserProfile, Violation,
+    Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lane, Lease, NewConfig,
+    NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start,
+    Started, StateChange, Store, SuppressionRecord, TakeTokens, TenantRecord, Urgency, UserProfile, Violation,
     invariants::{Margins, Range},
     messages::MessageClaim,
 };
 
 /// What the suite calls the beginning: 2026-09-21.
 const BEGINNING: i64 = 1_790_000_000_000;
+
+/// Whom messages reach unless a test says otherwise.
+pub const RECIPIENT: &str = "+254722000000";
 
 /// So many milliseconds after the beginning.
 #[must_use]
@@ -227,6 +231,7 @@ pub async fn furnished(store: &Arc<dyn Store>, n: u8) -> Result<TenantId> {
         store.take_tokens(tokens(key_record(tenant, i).id.0, 1)).await?;
     }
     store.take_tokens(tokens(tenant.0, 1)).await?;
+    suppress(store, SuppressionRecord { address: "+254722999999".to_owned(), ..suppression_record(tenant, n) }).await?;
     let first = 100_000 * i64::from(n);
     store.put_content(tenant, seq(first + 90), "without a message").await?;
     store.put_content(tenant, seq(first), "large").await?;
@@ -282,7 +287,7 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         source: Source::Api,
         priority: Priority::Transactional,
         key: None,
-        recipient: "+254722000000".to_owned(),
+        recipient: RECIPIENT.to_owned(),
         content: r#"{"body":"Hi"}"#.to_owned(),
         large: false,
         external_id: None,
@@ -339,10 +344,47 @@ pub fn seqs(claimed: &Claimed) -> Vec<Seq> {
     claimed.jobs.iter().map(|job| job.seq).collect()
 }
 
+/// An attempt at a message of [`message`], in the sandbox.
+#[must_use]
+pub fn attempt(tenant: TenantId, seq: Seq, attempt: i16) -> Start {
+    let lane = Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional };
+    Start { seq, attempt, config: None, lane, lookup: RECIPIENT.to_owned() }
+}
+
 /// Starts an attempt that may be started.
-pub async fn start(store: &Arc<dyn Store>, lease: Lease, seq: Seq, attempt: i16, now: Timestamp) -> Result<()> {
-    assert_eq!(store.start(lease, &[Start { seq, attempt, config: None }], now).await?, [true]);
+pub async fn start(store: &Arc<dyn Store>, lease: Lease, seq: Seq, number: i16, now: Timestamp) -> Result<()> {
+    assert_eq!(store.start(lease, &[attempt(tenant_record(1).id, seq, number)], now).await?, [Started::Begun]);
     Ok(())
+}
+
+/// The `n`th suppression, of a tenant: of the recipient of [`message`], by hand, `n` milliseconds after the beginning.
+#[must_use]
+pub fn suppression_record(tenant: TenantId, n: u8) -> SuppressionRecord {
+    SuppressionRecord {
+        id: SuppressionId(id(6000 + u128::from(n))),
+        tenant,
+        environment: Environment::Live,
+        channel: Channel::Sms,
+        address: RECIPIENT.to_owned(),
+        reason: SuppressionReason::Manual,
+        source: SuppressionSource::Request,
+        message: None,
+        detail: None,
+        created_at: at(i64::from(n)),
+    }
+}
+
+/// The creation of a suppression without a claim. Its audit record has the number that its id ends in.
+#[must_use]
+pub fn new_suppression(record: SuppressionRecord) -> NewSuppression {
+    NewSuppression { audit: audit(record.tenant, number(record.id.0)), record, claim: None }
+}
+
+/// Creates a suppression.
+pub async fn suppress(store: &Arc<dyn Store>, record: SuppressionRecord) -> Result<SuppressionId> {
+    let id = record.id;
+    assert_eq!(store.create_suppression(new_suppression(record)).await?, Outcome::Created);
+    Ok(id)
 }
 
 /// An outcome that ends an attempt and the job.
@@ -366,6 +408,7 @@ pub fn outcome(tenant: TenantId, seq: Seq, attempt: i16, kind: EventKind, status
         detail: None,
         payload: None,
         next: Next::Done,
+        suppresses: None,
     }
 }
 

@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use raven_core::{Environment, EventKind, Seq, Status, TenantId, Timestamp, tenant::SuspendedBy};
 
 use super::fixture::{
-    accept, at, claim_all, create, id, keyed, kinds, message, node, outcome, seq, seqs, start, status, step, tenant, violations,
+    accept, at, attempt, claim_all, create, id, keyed, kinds, message, node, outcome, seq, seqs, start, status, step, tenant, violations,
 };
 use crate::{
-    Accepted, Action, Lease, NewMessage, Next, Result, Settlement, StateChange, Store, TenantChange, Violation,
+    Accepted, Action, Lease, NewMessage, Next, Result, Settlement, Started, StateChange, Store, TenantChange, Violation,
     invariants::{Kind, Margins, Range, Subject},
 };
 
@@ -159,7 +159,7 @@ pub async fn a_job_of_a_final_message_is_found_and_deleted(store: Arc<dyn Store>
     // A node that holds one and has not begun yet finds it gone.
     claim_all(&store, lease, at(60)).await?;
     assert_eq!(mend(&store, at(70)).await?, 2);
-    assert_eq!(store.start(lease, &[crate::Start { seq: seq(0), attempt: 2, config: None }], at(70)).await?, [false]);
+    assert_eq!(store.start(lease, &[attempt(tenant, seq(0), 2)], at(70)).await?, [Started::NotHeld]);
     assert_eq!(violations(&store, at(70)).await?, []);
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod pages;
 pub mod reap;
 pub mod settle;
 pub mod start;
+pub mod suppressions;
 pub mod tenants;
 pub mod timeline;
 pub mod usage;
@@ -46,6 +47,7 @@ pub fn behaviours() -> Vec<String> {
         ("reap", include_str!("reap.rs")),
         ("settle", include_str!("settle.rs")),
         ("start", include_str!("start.rs")),
+        ("suppressions", include_str!("suppressions.rs")),
         ("tenants", include_str!("tenants.rs")),
         ("timeline", include_str!("timeline.rs")),
         ("usage", include_str!("usage.rs")),
@@ -110,6 +112,12 @@ macro_rules! conformance_tests {
                 a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
                 a_report_after_the_end_raises_the_status, outcomes_of_one_message_are_applied_in_order;
             start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_released_start_counts_as_none, starts_answer_in_order;
+            suppressions: a_suppression_is_created_found_and_deleted, an_address_is_listed_once, a_replayed_creation_answers_its_first_body,
+                suppressions_are_listed_newest_first, filters_and_pages_look_at_so_many_rows, another_tenants_suppressions_are_out_of_reach,
+                a_suppressed_message_is_stored_and_not_sent, a_suppression_reaches_no_further_than_its_tenant_environment_and_channel,
+                the_case_of_an_address_does_not_matter, a_token_of_any_length_is_suppressed, a_suppressed_message_takes_no_quota,
+                a_replay_tells_that_the_first_message_was_suppressed, what_waits_is_not_started_once_its_recipient_is_suppressed,
+                an_outcome_suppresses_its_recipient, an_outcome_suppresses_once, a_suppressed_message_is_no_violation;
             tenants: a_tenant_is_created_with_its_owner, a_taken_slug_is_a_conflict_and_uses_up_no_key,
                 a_replayed_creation_answers_its_first_body, an_owners_profile_is_refreshed, tenants_are_listed_newest_first,
                 memberships_are_listed_newest_first, a_step_is_taken_where_the_state_allows_it, a_tenant_is_restored_within_thirty_days,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use raven_core::{EventKind, Status, TenantId};
 
-use super::fixture::{at, claim_all, create, kinds, message, new_tenant, node, outcome, seq, seqs, start, status, tenant};
-use crate::{Action, Lease, NewMessage, NewTenant, Reaped, Result, Settlement, Start, Store, TenantRecord};
+use super::fixture::{at, attempt, claim_all, create, kinds, message, new_tenant, node, outcome, seq, seqs, start, status, tenant};
+use crate::{Action, Lease, NewMessage, NewTenant, Reaped, Result, Settlement, Started, Store, TenantRecord};
 
 /// Four messages that `lease` holds, of which it has started the even ones.
 async fn held(store: &Arc<dyn Store>, tenant: TenantId, lease: Lease) -> Result<()> {
@@ -70,7 +70,7 @@ pub async fn other_epochs_keep_their_jobs(store: Arc<dyn Store>) -> Result<()> {
     held(&store, tenant, other).await?;
     create(&store, message(tenant, seq(9))).await?;
     assert_eq!(store.reap(dead, at(100), at(900), 100).await?, Reaped::default());
-    assert_eq!(store.start(other, &[Start { seq: seq(1), attempt: 1, config: None }], at(101)).await?, [true]);
+    assert_eq!(store.start(other, &[attempt(tenant, seq(1), 1)], at(101)).await?, [Started::Begun]);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use raven_core::{ConfigId, EventKind, Seq, Status, TenantId};
 
-use super::fixture::{at, claim_all, create, id, kinds, message, node, outcome, seq, seqs, start, status, tenant};
-use crate::{Action, EventRecord, Lease, NewMessage, Next, Result, Settlement, Start, Store};
+use super::fixture::{at, attempt, claim_all, create, id, kinds, message, node, outcome, seq, seqs, start, status, tenant};
+use crate::{Action, EventRecord, Lease, NewMessage, Next, Result, Settlement, Started, Store};
 
 /// A message whose first attempt is under way.
 async fn sending(store: &Arc<dyn Store>, tenant: TenantId, lease: Lease, seq: Seq) -> Result<()> {
@@ -157,7 +157,7 @@ pub async fn a_late_outcome_moves_nothing(store: Arc<dyn Store>) -> Result<()> {
     assert_eq!((found.status, found.provider, found.failure_reason), (Status::Sending, None, None));
     assert!(kinds(&store, tenant, seq(1)).await?.contains(&(EventKind::Failed, 1)), "it is in the timeline all the same");
     // The newer attempt is still under way, and its outcome counts.
-    assert_eq!(store.start(other, &[Start { seq: seq(1), attempt: 2, config: None }], at(61)).await?, [false]);
+    assert_eq!(store.start(other, &[attempt(tenant, seq(1), 2)], at(61)).await?, [Started::NotHeld]);
     store.settle(other, &[outcome(tenant, seq(1), 2, EventKind::Sent, Status::Sent, at(62))]).await?;
     assert_eq!(status(&store, tenant, seq(1)).await?, Status::Sent);
     assert_eq!(store.depth(at(99)).await?, []);

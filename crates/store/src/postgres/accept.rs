@@ -2,9 +2,14 @@
 //! earlier message learns of it in a second one; a batch that fails is split until the row that fails stands alone. Messages
 //! that the node's slice of a daily quota has no room for wait until it is refilled ([`super::quota`]), and are tried again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
-use raven_core::{Channel, Environment, Priority, Seq, Status, TenantId, Timestamp, sms::Encoding};
+use raven_core::{
+    Channel, Environment, EventKind, Priority, Seq, Status, SuppressionReason, TenantId, Timestamp, sms::Encoding, suppression::lookup,
+};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -24,63 +29,94 @@ use crate::{
 // to the rows that are asked for, whatever way it joins them. Tenants, keys and slices are few in a batch, so they are read
 // once and not for each message. Whether a quota has room is decided before any key is taken:
 // what is turned away uses up none. A slice that somebody took tokens back from meanwhile refuses its debit (a constraint).
+// Most tenants suppress nobody, which is one look into the index for each tenant of the batch; only where there is something
+// are recipients looked up, one by one: a correlated sub-select is the one way that the planner can't turn into a join.
+// (OFFSET keeps it from being looked up again wherever it is named.)
 const ACCEPT: &str = "
 WITH tenant AS MATERIALIZED (
-  SELECT id FROM tenants WHERE id = ANY ($29::uuid[]) AND status = 1
+  SELECT t.id, (SELECT true FROM suppressions s WHERE s.tenant_id = t.id LIMIT 1) AS suppresses
+  FROM tenants t WHERE t.id = ANY ($29::uuid[]) AND t.status = 1
 ), key AS MATERIALIZED (
   SELECT id, tenant_id FROM api_keys WHERE id = ANY ($30::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)
 ), slice AS MATERIALIZED (
   SELECT tenant_id, day, slot, granted, used FROM quotas WHERE tenant_id = ANY ($29) AND day = ANY ($31::integer[]) AND slot = ANY ($32::smallint[])
 ), candidate AS MATERIALIZED (
-  SELECT c.*, CASE WHEN c.key_id IS NOT NULL AND k.id IS NULL THEN 1 WHEN t.id IS NULL THEN 2
-    WHEN c.quota IS NOT NULL AND c.ordinal > LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) THEN 3 ELSE 0 END AS refusal
-  FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
-      $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-      $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[], $28::smallint[])
-    WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
-      external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-      started, config_id, encoding, day, slot, quota, ordinal, audit, priority, n)
-  LEFT JOIN tenant t ON t.id = c.tenant_id
-  LEFT JOIN key k ON k.id = c.key_id AND k.tenant_id = c.tenant_id
-  LEFT JOIN slice q ON q.tenant_id = c.tenant_id AND q.day = c.day AND q.slot = c.slot
-  ORDER BY c.n
+  SELECT a.*, CASE WHEN a.key_id IS NOT NULL AND a.known_key IS NULL THEN 1 WHEN a.known_tenant IS NULL THEN 2
+    WHEN a.quota IS NOT NULL AND a.suppression IS NULL AND a.ordinal > a.room THEN 3 ELSE 0 END AS refusal
+  FROM (
+    SELECT c.*, k.id AS known_key, t.id AS known_tenant, LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) AS room,
+      CASE WHEN t.suppresses THEN (SELECT s.reason FROM suppressions s WHERE s.tenant_id = c.tenant_id AND s.environment = c.environment
+        AND s.channel = c.channel AND s.lookup = COALESCE(c.lookup, c.recipient) LIMIT 1) END AS suppression
+    FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
+        $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
+        $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[], $28::smallint[],
+        $33::text[])
+      WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
+        external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
+        started, config_id, encoding, day, slot, quota, ordinal, audit, priority, lookup, n)
+    LEFT JOIN tenant t ON t.id = c.tenant_id
+    LEFT JOIN key k ON k.id = c.key_id AND k.tenant_id = c.tenant_id
+    LEFT JOIN slice q ON q.tenant_id = c.tenant_id AND q.day = c.day AND q.slot = c.slot
+    OFFSET 0
+  ) a
+  ORDER BY a.n
 ), claimed AS (
   INSERT INTO idempotency (owner_id, environment, operation, key, fingerprint, message_seq, accepted_status, expires_at)
-  SELECT tenant_id, environment, operation, key, fingerprint, seq, 10, key_expires_at FROM candidate WHERE refusal = 0 AND operation IS NOT NULL
+  SELECT tenant_id, environment, operation, key, fingerprint, seq, CASE WHEN suppression IS NULL THEN 10 ELSE 42 END, key_expires_at
+  FROM candidate WHERE refusal = 0 AND operation IS NOT NULL
   ON CONFLICT (owner_id, environment, operation, key) DO NOTHING RETURNING message_seq
 ), accepted AS MATERIALIZED (
   SELECT * FROM candidate WHERE refusal = 0 AND (operation IS NULL OR seq IN (SELECT message_seq FROM claimed))
 ), message AS (
-  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority)
-  SELECT seq, tenant_id, environment, channel, source, CASE WHEN started THEN 20 ELSE 10 END, large, segments, encoding, external_id,
-    recipient, content, priority
+  INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority,
+    failure_reason)
+  SELECT seq, tenant_id, environment, channel, source, CASE WHEN suppression IS NOT NULL THEN 42 WHEN started THEN 20 ELSE 10 END, large,
+    segments, encoding, external_id, recipient, content, priority, ($34::text[])[suppression]
   FROM accepted
 ), job AS (
   INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency)
   SELECT seq, tenant_id, due_at, expires_at, epoch, CASE WHEN started THEN $1 END, environment, channel, 1, CASE WHEN started THEN 1 ELSE 0 END,
     config_id, priority
-  FROM accepted
+  FROM accepted WHERE suppression IS NULL
+), event AS (
+  INSERT INTO events (message_seq, tenant_id, kind, at, attempt, detail)
+  SELECT seq, tenant_id, 7, $1, 0, ($34)[suppression] FROM accepted WHERE suppression IS NOT NULL
 ), debit AS (
   UPDATE quotas q SET used = q.used + a.messages
-  FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
+  FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL AND suppression IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
   WHERE q.tenant_id = ANY ($29) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
 ), usage AS (
-  INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages)
-  SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*)
+  INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages, suppressed)
+  SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*),
+    count(suppression)
   FROM accepted GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
-  ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = usage_accepted.messages + EXCLUDED.messages
+  ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = usage_accepted.messages + EXCLUDED.messages,
+    suppressed = usage_accepted.suppressed + EXCLUDED.suppressed
+), outcome AS (
+  INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
+  SELECT tenant_id, day, environment, channel, 42, slot, count(*) FROM accepted WHERE suppression IS NOT NULL
+  GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+  ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages
 ), audit AS (
   INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, seq, audit FROM accepted WHERE audit IS NOT NULL
 )
 SELECT c.seq, c.refusal FROM candidate c
-WHERE (SELECT count(*) FROM accepted) < cardinality($2) AND c.seq NOT IN (SELECT seq FROM accepted)";
+WHERE (SELECT count(*) FROM accepted) < cardinality($2) AND c.seq NOT IN (SELECT seq FROM accepted)
+UNION ALL SELECT seq, 4 FROM accepted WHERE suppression IS NOT NULL";
 
-// The codes that the statement spells out. The urgency of what was not tried yet is the message's priority.
+// The codes that the statement spells out. The urgency of what was not tried yet is the message's priority. The names of
+// reasons are a parameter, each at the place that its code tells.
 const _: () = {
     assert!(Urgency::of(Priority::Transactional).code() == Priority::Transactional.code());
     assert!(Urgency::of(Priority::Bulk).code() == Priority::Bulk.code());
     assert!(Status::Queued.code() == 10 && Status::Sending.code() == 20 && Action::Send.code() == 1);
+    assert!(Status::Suppressed.code() == 42 && EventKind::Suppressed.code() == 7);
     assert!(raven_core::tenant::TenantStatus::Active.code() == 1);
+    let mut n = 0;
+    while n < SuppressionReason::ALL.len() {
+        assert!(SuppressionReason::ALL[n].code() as usize == n + 1);
+        n += 1;
+    }
 };
 
 const EARLIER: &str = "
@@ -95,7 +131,7 @@ LEFT JOIN LATERAL (SELECT m.recipient, m.channel FROM messages m WHERE m.seq = i
 #[cfg(any(test, feature = "conformance"))]
 pub(super) const STATEMENTS: &[&str] = &[ACCEPT, EARLIER];
 
-/// What the statement says of a row that it didn't accept.
+/// What the statement says of a row that it didn't accept as it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turned {
     Away(Refusal),
@@ -103,6 +139,8 @@ enum Turned {
     Short,
     /// Its idempotency key is taken.
     Taken,
+    /// Accepted, but its recipient is suppressed.
+    Suppressed,
 }
 
 /// A batch in the order in which it is stored, column by column.
@@ -136,6 +174,8 @@ struct Columns<'b> {
     ordinal: Vec<Option<i64>>,
     audit: Vec<Option<&'b str>>,
     priority: Vec<i16>,
+    /// What stands in the index of suppressions for the recipient, where that is not the recipient itself.
+    lookup: Vec<Option<Cow<'b, str>>>,
     /// Each once.
     tenants: Vec<Uuid>,
     keys: Vec<Uuid>,
@@ -191,6 +231,7 @@ impl<'b> Columns<'b> {
         }));
         self.audit.push(m.audit.as_deref());
         self.priority.push(m.priority.code());
+        self.lookup.push(Some(lookup(m.channel, &m.recipient)).filter(|lookup| *lookup != m.recipient));
         // Messages come sorted by tenant, and most of a batch have the key and the slice of the one before.
         note(&mut self.tenants, m.tenant.0);
         if let Some(key) = m.key {
@@ -200,8 +241,9 @@ impl<'b> Columns<'b> {
         note(&mut self.slots, slice.slot);
     }
 
-    /// Accepts, and tells by seq which rows were not.
+    /// Accepts, and tells by seq which rows were not, or not to be sent.
     async fn accept(&self, connection: &mut Connection, now: Timestamp) -> Result<HashMap<i64, Turned>, Failure> {
+        let reasons: Vec<&str> = SuppressionReason::ALL.iter().map(|reason| reason.name()).collect();
         let rows = connection
             .query(
                 ACCEPT,
@@ -238,6 +280,8 @@ impl<'b> Columns<'b> {
                     &self.keys,
                     &self.days,
                     &self.slots,
+                    &self.lookup,
+                    &reasons,
                 ],
             )
             .await?;
@@ -246,6 +290,7 @@ impl<'b> Columns<'b> {
                 1 => Turned::Away(Refusal::Key),
                 2 => Turned::Away(Refusal::Tenant),
                 3 => Turned::Short,
+                4 => Turned::Suppressed,
                 _ => Turned::Taken,
             };
             Ok((row.try_get(0)?, turned))
@@ -344,6 +389,7 @@ impl<'b> Batch<'b> {
         for i in stretch {
             match turned.get(&self.messages[*i].seq.0) {
                 None => self.answers[*i] = Some(Ok(Accepted::Created)),
+                Some(Turned::Suppressed) => self.answers[*i] = Some(Ok(Accepted::Suppressed)),
                 Some(Turned::Away(refusal)) => self.answers[*i] = Some(Ok(Accepted::Refused(*refusal))),
                 Some(Turned::Short) => self.short.push(*i),
                 Some(Turned::Taken) => self.taken.push(*i),

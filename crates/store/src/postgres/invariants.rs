@@ -60,7 +60,7 @@ ORDER BY p.owner_id, p.environment, p.operation, p.key";
 const COUNTERS: &str = "
 WITH page AS MATERIALIZED (SELECT id, status FROM tenants WHERE id > $1 ORDER BY id LIMIT $2)
 SELECT p.id, p.status, q.centrals, q.central_granted, q.central_used, q.slices, q.slices_granted, q.slices_used, q.overdrawn,
-  a.live, a.test, l.there AS live_there, s.there AS test_there
+  a.live, a.test, a.suppressed, l.there AS live_there, s.there AS test_there
 FROM page p
 CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE slot < 0) AS centrals,
     COALESCE(sum(granted) FILTER (WHERE slot < 0), 0)::bigint AS central_granted,
@@ -71,7 +71,8 @@ CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE slot < 0) AS centrals,
     count(*) FILTER (WHERE used > granted) AS overdrawn
   FROM quotas q WHERE q.tenant_id = p.id AND q.day = $3) q
 CROSS JOIN LATERAL (SELECT COALESCE(sum(messages) FILTER (WHERE environment = 1), 0)::bigint AS live,
-    COALESCE(sum(messages) FILTER (WHERE environment = 2), 0)::bigint AS test
+    COALESCE(sum(messages) FILTER (WHERE environment = 2), 0)::bigint AS test,
+    COALESCE(sum(suppressed) FILTER (WHERE environment = 1), 0)::bigint AS suppressed
   FROM usage_accepted a WHERE a.tenant_id = p.id AND a.day = $3) a
 CROSS JOIN LATERAL (SELECT count(*) AS there FROM (SELECT FROM messages m
   WHERE p.status <> 3 AND m.tenant_id = p.id AND m.environment = 1 AND m.seq >= $4 AND m.seq < $5 LIMIT $6::bigint + 1) m) l
@@ -179,6 +180,7 @@ fn counters(row: &Row, day: Day, most: i64) -> Result<CounterFacts> {
         slices: (get(row, "slices")?, get(row, "slices_granted")?, get(row, "slices_used")?),
         overdrawn: get(row, "overdrawn")?,
         accepted: [get(row, "live")?, get(row, "test")?],
+        suppressed: get(row, "suppressed")?,
         there: [there("live_there")?, there("test_there")?],
     })
 }

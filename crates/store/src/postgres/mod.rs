@@ -32,6 +32,7 @@ mod rows;
 mod scope;
 mod secrets;
 mod settle;
+mod suppressions;
 mod tenants;
 mod timeline;
 mod tls;
@@ -183,6 +184,7 @@ pub fn statements() -> Vec<&'static str> {
         scope::STATEMENTS,
         secrets::STATEMENTS,
         settle::STATEMENTS,
+        suppressions::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
         usage::STATEMENTS,

@@ -9,7 +9,7 @@ use super::{
     rows::{self, code, get, optional_time},
     settle,
 };
-use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start, Survey};
+use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start, Started, Survey};
 
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = CASE WHEN started_at IS NULL THEN attempt ELSE attempt - 1 END, \
      started_at = NULL, config_id = NULL WHERE seq = ANY ($2::bigint[]) AND epoch = $1";
@@ -54,7 +54,7 @@ pub(super) const STATEMENTS: &[&str] = &[RELEASE, RELEASE_UNSTARTED, REAP, SURVE
 
 #[async_trait]
 impl Queue for PostgresStore {
-    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
         settle::start(self, lease, starts, now).await
     }
 

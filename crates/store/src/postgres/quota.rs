@@ -19,7 +19,7 @@ const USED: &str = "SELECT COALESCE(sum(used), 0)::bigint AS used FROM quotas WH
 const LOCK_CENTRAL: &str = "SELECT granted FROM quotas WHERE tenant_id = $1 AND day = $2 AND slot = -1 FOR UPDATE";
 // Messages of the day that were accepted before anything limited them count too.
 const OPEN: &str = "INSERT INTO quotas (tenant_id, day, slot, granted, used) \
-     SELECT $1, $2, -1, n, n FROM (SELECT COALESCE(sum(messages), 0)::bigint AS n FROM usage_accepted \
+     SELECT $1, $2, -1, n, n FROM (SELECT COALESCE(sum(messages - suppressed), 0)::bigint AS n FROM usage_accepted \
        WHERE tenant_id = $1 AND day = $2 AND environment = 1) counted \
      ON CONFLICT (tenant_id, day, slot) DO NOTHING";
 const LOCK_SLICE: &str = "SELECT granted - used AS free FROM quotas WHERE tenant_id = $1 AND day = $2 AND slot = $3 FOR UPDATE";

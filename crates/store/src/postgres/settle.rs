@@ -1,28 +1,42 @@
 //! Starts and outcomes of attempts: one statement for a batch, with each message in it at most once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use raven_core::{Seq, Status, Timestamp};
+use raven_core::{Seq, Status, SuppressionReason, SuppressionSource, Timestamp, suppression::indexed};
 use uuid::Uuid;
 
 use super::{
     PostgresStore,
-    connection::{Connection, Failure},
-    rows::get,
+    connection::{Connection, Failure, Param},
+    rows::{code, get},
 };
-use crate::{Action, Lease, Next, Result, Settlement, Start};
+use crate::{Action, Lease, Next, Result, Settlement, Start, Started};
 
+// As in acceptance, recipients are looked up only for tenants that suppress somebody.
 const START: &str = "
-WITH job AS (
+WITH tenant AS MATERIALIZED (
+  SELECT t.id FROM unnest($8::uuid[]) AS t (id) WHERE (SELECT true FROM suppressions p WHERE p.tenant_id = t.id LIMIT 1)
+), s AS MATERIALIZED (
+  SELECT s.seq, s.attempt, s.config_id, CASE WHEN t.id IS NOT NULL THEN (SELECT p.reason FROM suppressions p WHERE p.tenant_id = s.tenant_id
+    AND p.environment = s.environment AND p.channel = s.channel AND p.lookup = s.lookup LIMIT 1) END AS suppression
+  FROM unnest($3::bigint[], $4::smallint[], $5::uuid[], $9::uuid[], $10::smallint[], $11::smallint[], $12::text[])
+    AS s (seq, attempt, config_id, tenant_id, environment, channel, lookup)
+  LEFT JOIN tenant t ON t.id = s.tenant_id
+), job AS (
   UPDATE jobs j SET attempt = s.attempt, started_at = $2, config_id = s.config_id
-  FROM unnest($3::bigint[], $4::smallint[], $5::uuid[]) AS s (seq, attempt, config_id)
-  WHERE j.seq = ANY ($3) AND j.seq = s.seq AND j.epoch = $1 AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
+  FROM s
+  WHERE j.seq = ANY ($3) AND j.seq = s.seq AND j.epoch = $1 AND j.attempt = s.attempt - 1 AND j.started_at IS NULL AND s.suppression IS NULL
   RETURNING j.seq, j.attempt
 ), message AS (
   UPDATE messages m SET status = 20 FROM job
   WHERE m.seq = ANY ($3) AND m.seq BETWEEN $6 AND $7 AND m.seq = job.seq AND m.status < 20
 )
-SELECT seq, attempt FROM job";
+SELECT seq, attempt, NULL::smallint AS suppression FROM job
+UNION ALL
+SELECT s.seq, s.attempt, s.suppression FROM s
+JOIN jobs j ON j.seq = ANY (ARRAY(SELECT seq FROM s WHERE suppression IS NOT NULL)) AND j.seq = s.seq AND j.epoch = $1
+  AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
+WHERE s.suppression IS NOT NULL";
 
 // A settlement whose answer was lost comes again: its event is there then, and stays the only one. A message that is gone
 // (its tenant was deleted) gets none.
@@ -34,17 +48,28 @@ SELECT seq, attempt FROM job";
 const SETTLE: &str = "
 WITH s AS MATERIALIZED (
   SELECT * FROM unnest($4::bigint[], $5::uuid[], $6::smallint[], $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::text[],
-      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])
+      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[],
+      $22::uuid[], $23::text[], $24::text[], $25::smallint[])
     AS s (seq, tenant_id, attempt, started_at, at, kind, status, provider,
-      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
+      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at,
+      suppression_id, suppressed_lookup, suppressed_address, suppression_reason)
 ), before AS MATERIALIZED (
-  SELECT seq, tenant_id, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
+  SELECT seq, tenant_id, status, environment, channel FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
   SELECT s.seq, s.tenant_id, s.kind, s.at, s.attempt, s.started_at, s.detail, s.payload
   FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
   WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
     AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
+  RETURNING message_seq
+), suppressed AS (
+  INSERT INTO suppressions (id, tenant_id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at)
+  SELECT s.suppression_id, s.tenant_id, b.environment, b.channel, s.suppressed_lookup, s.suppressed_address, s.suppression_reason, 2, s.seq,
+    s.detail, s.at
+  FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
+  WHERE s.suppression_id IS NOT NULL AND s.seq IN (SELECT message_seq FROM event)
+  ORDER BY s.tenant_id, b.environment, b.channel, s.suppressed_lookup
+  ON CONFLICT DO NOTHING
 ), finished AS (
   DELETE FROM jobs j USING s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
@@ -76,6 +101,7 @@ ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET m
 
 const _: () = {
     assert!(Status::Sending.code() == 20 && Status::Sent.code() == 30 && Action::Send.code() == 1);
+    assert!(SuppressionSource::Answer.code() == 2);
     // A seq of the second millisecond, of slot 3.
     let seq = Seq((1 << 21) + (3 << 13) + 5);
     assert!(seq.at().millis() == seq.0 >> 21 && seq.slot() as i64 == seq.0 >> 13 & 255);
@@ -85,7 +111,7 @@ const _: () = {
 pub(super) const STATEMENTS: &[&str] = &[START, SETTLE];
 
 /// See [`Queue::start`](crate::Queue::start).
-pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
     // Sorted, so that batches that overlap take their locks in the same order. Only the first of equal starts can succeed.
     let mut order: Vec<usize> = (0..starts.len()).collect();
     order.sort_by_key(|i| (starts[*i].seq, starts[*i].attempt));
@@ -95,16 +121,44 @@ pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start],
     let seqs: Vec<i64> = sorted().map(|s| s.seq.0).collect();
     let attempts: Vec<i16> = sorted().map(|s| s.attempt).collect();
     let configs: Vec<Option<Uuid>> = sorted().map(|s| s.config.map(|c| c.0)).collect();
+    let owners: Vec<Uuid> = sorted().map(|s| s.lane.tenant.0).collect();
+    let environments: Vec<i16> = sorted().map(|s| s.lane.environment.code()).collect();
+    let channels: Vec<i16> = sorted().map(|s| s.lane.channel.code()).collect();
+    let lookups: Vec<&str> = sorted().map(|s| s.lookup.as_str()).collect();
+    let mut tenants = owners.clone();
+    tenants.sort_unstable();
+    tenants.dedup();
+    let params: [Param<'_>; 12] = [
+        &lease.0,
+        &now.millis(),
+        &seqs,
+        &attempts,
+        &configs,
+        &first.seq.0,
+        &last.seq.0,
+        &tenants,
+        &owners,
+        &environments,
+        &channels,
+        &lookups,
+    ];
     let mut connection = store.markers.get().await?;
-    let mut run = async || connection.query(START, &[&lease.0, &now.millis(), &seqs, &attempts, &configs, &first.seq.0, &last.seq.0]).await;
+    let mut run = async || connection.query(START, &params).await;
     let mut rows = run().await;
     if rows.as_ref().is_err_and(Failure::is_collision) {
         rows = run().await;
     }
-    let started = rows?.iter().map(|row| Ok((get(row, "seq")?, get(row, "attempt")?))).collect::<Result<HashSet<(i64, i16)>>>()?;
-    let mut answers = vec![false; starts.len()];
+    let mut told: HashMap<(i64, i16), Started> = HashMap::new();
+    for row in &rows? {
+        let started = match get::<Option<i16>>(row, "suppression")? {
+            None => Started::Begun,
+            Some(_) => Started::Suppressed(code(row, "suppression", SuppressionReason::from_code)?),
+        };
+        told.insert((get(row, "seq")?, get(row, "attempt")?), started);
+    }
+    let mut answers = vec![Started::NotHeld; starts.len()];
     for i in order {
-        answers[i] = started.contains(&(starts[i].seq.0, starts[i].attempt));
+        answers[i] = told.get(&(starts[i].seq.0, starts[i].attempt)).copied().unwrap_or(Started::NotHeld);
     }
     Ok(answers)
 }
@@ -166,6 +220,7 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
         Next::Done => None,
         Next::At(action, at) => Some((action.code(), at.millis())),
     };
+    let lookups = column(round, |s| s.suppresses.as_ref().map(|s| indexed(&s.address)));
     connection
         .execute(
             SETTLE,
@@ -191,6 +246,10 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
                 &column(round, |s| s.payload.as_deref()),
                 &column(round, |s| next(s).map(|(action, _)| action)),
                 &column(round, |s| next(s).map(|(_, at)| at)),
+                &column(round, |s| s.suppresses.as_ref().map(|s| s.id.0)),
+                &lookups,
+                &column(round, |s| s.suppresses.as_ref().map(|s| s.address.as_str())),
+                &column(round, |s| s.suppresses.as_ref().map(|s| s.reason.code())),
             ],
         )
         .await?;

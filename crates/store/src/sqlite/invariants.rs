@@ -32,7 +32,7 @@ const RECORDS: &str = "SELECT i.owner_id, i.environment, i.operation, i.key, i.m
   ORDER BY i.owner_id, i.environment, i.operation, i.key LIMIT ?5";
 const TENANTS: &str = "SELECT id, status FROM tenants WHERE id > ?1 ORDER BY id LIMIT ?2";
 const QUOTAS: &str = "SELECT slot, granted, used FROM quotas WHERE tenant_id = ?1 AND day = ?2";
-const ACCEPTED: &str = "SELECT coalesce(sum(messages), 0) FROM usage_accepted WHERE tenant_id = ?1 AND day = ?2 AND environment = ?3";
+const ACCEPTED: &str = "SELECT coalesce(sum(messages), 0), coalesce(sum(suppressed), 0) FROM usage_accepted WHERE tenant_id = ?1 AND day = ?2 AND environment = ?3";
 // Counted row by row, so that it can end when there are too many.
 const EACH: &str = "SELECT 1 FROM messages INDEXED BY messages_tenant
   WHERE tenant_id = ?1 AND environment = ?2 AND seq >= ?3 AND seq < ?4 LIMIT ?5";
@@ -142,7 +142,8 @@ fn check_records(c: &Connection, after: Option<&RecordKey>, rows: usize) -> Resu
 
 fn counters(c: &Connection, tenant: TenantId, day: Day, most: usize) -> Result<CounterFacts> {
     let whose = Id(tenant.0);
-    let mut facts = CounterFacts { tenant, day, central: None, slices: (0, 0, 0), overdrawn: 0, accepted: [0; 2], there: [None; 2] };
+    let mut facts =
+        CounterFacts { tenant, day, central: None, slices: (0, 0, 0), overdrawn: 0, accepted: [0; 2], suppressed: 0, there: [None; 2] };
     let mut select = c.prepare_cached(QUOTAS)?;
     let mut rows = select.query(params![whose, day.0])?;
     while let Some(row) = rows.next()? {
@@ -156,7 +157,12 @@ fn counters(c: &Connection, tenant: TenantId, day: Day, most: usize) -> Result<C
     }
     let (first, end) = (Seq::first_at(day.start()), Seq::first_at(day.plus(1).start()));
     for (n, environment) in [Environment::Live, Environment::Test].into_iter().enumerate() {
-        facts.accepted[n] = c.prepare_cached(ACCEPTED)?.query_row(params![whose, day.0, environment.code()], |r| r.get(0))?;
+        let read = |r: &Row<'_>| Ok((r.get(0)?, r.get(1)?));
+        let (accepted, suppressed) = c.prepare_cached(ACCEPTED)?.query_row(params![whose, day.0, environment.code()], read)?;
+        facts.accepted[n] = accepted;
+        if environment == Environment::Live {
+            facts.suppressed = suppressed;
+        }
         let values = params![whose, environment.code(), first.0, end.0, limit(most.saturating_add(1))];
         let mut each = c.prepare_cached(EACH)?;
         let mut rows = each.query(values)?;

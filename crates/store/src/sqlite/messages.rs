@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, KeyId, Seq, Status, TenantId, Timestamp, sms::Encoding};
+use raven_core::{
+    Channel, Environment, EventKind, KeyId, Seq, Status, SuppressionReason, TenantId, Timestamp, sms::Encoding, suppression::lookup,
+};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
-    SqliteStore, audit, pages,
+    SqliteStore, audit, pages, queue,
     rows::{Id, code, id, limit, time_or_null},
+    suppressions::Listed,
     tenants, timeline,
     usage::Counts,
     writer::execute,
@@ -41,8 +44,9 @@ const CLAIMED_KEY: &str = "SELECT i.fingerprint, i.message_seq, i.accepted_statu
   FROM idempotency i LEFT JOIN messages m ON m.seq = i.message_seq
   WHERE i.owner_id = ?1 AND i.environment = ?2 AND i.operation = ?3 AND i.key = ?4";
 const INSERT_MESSAGE: &str = "INSERT INTO messages
-  (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+  (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority,
+    failure_reason)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const INSERT_JOB: &str = "INSERT INTO jobs
   (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id, urgency)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
@@ -71,12 +75,13 @@ struct Gate<'c> {
     tenants: HashMap<TenantId, bool>,
     /// The tenant of each key that opens.
     keys: HashMap<KeyId, Option<TenantId>>,
+    listed: Listed<'c>,
     counts: Counts,
 }
 
 impl<'c> Gate<'c> {
     fn new(connection: &'c Connection, now: Timestamp) -> Self {
-        Self { connection, now, tenants: HashMap::new(), keys: HashMap::new(), counts: Counts::default() }
+        Self { connection, now, tenants: HashMap::new(), keys: HashMap::new(), listed: Listed::new(connection), counts: Counts::default() }
     }
 
     fn refusal(&mut self, message: &NewMessage) -> Result<Option<Refusal>> {
@@ -131,12 +136,14 @@ impl<'c> Inserts<'c> {
         if let Some(refusal) = gate.refusal(m)? {
             return Ok(Accepted::Refused(refusal));
         }
-        if !gate.counts.has_room(self.connection, m)? {
+        let suppression = gate.listed.reason(m.tenant, m.environment, m.channel, || lookup(m.channel, &m.recipient))?;
+        if suppression.is_none() && !gate.counts.has_room(self.connection, m)? {
             return self.without_room(gate, m);
         }
         let (tenant, environment, channel) = (Id(m.tenant.0), m.environment.code(), m.channel.code());
         if let Some(claim) = &m.idempotency {
-            let (operation, status) = (claim.operation.code(), Status::Queued.code());
+            let status = if suppression.is_some() { Status::Suppressed } else { Status::Queued };
+            let (operation, status) = (claim.operation.code(), status.code());
             let expires_at = claim.expires_at.millis();
             let values = params![tenant, environment, operation, claim.key, claim.fingerprint, m.seq.0, status, expires_at];
             if self.claim.execute(values)? == 0 {
@@ -147,7 +154,8 @@ impl<'c> Inserts<'c> {
             }
         }
         let (status, attempt, started_at, config) = match m.started {
-            None => (Status::Queued, 0_i16, None, None),
+            _ if suppression.is_some() => (Status::Suppressed, 0_i16, None, None),
+            None => (Status::Queued, 0, None, None),
             Some(config) => (Status::Sending, 1, Some(gate.now.millis()), config.map(|c| Id(c.0))),
         };
         self.message.execute(params![
@@ -164,7 +172,14 @@ impl<'c> Inserts<'c> {
             m.recipient,
             m.content,
             m.priority.code(),
+            suppression.map(SuppressionReason::name),
         ])?;
+        if let Some(reason) = suppression {
+            queue::event(self.connection, m.tenant, m.seq, EventKind::Suppressed, gate.now, reason.name())?;
+            self.audit(m)?;
+            gate.counts.add_suppressed(m);
+            return Ok(Accepted::Suppressed);
+        }
         self.job.execute(params![
             m.seq.0,
             tenant,
@@ -179,12 +194,17 @@ impl<'c> Inserts<'c> {
             config,
             Urgency::of(m.priority).code(),
         ])?;
-        if let Some(entry) = &m.audit {
-            audit::insert(self.connection, m.tenant, m.seq, entry)?;
-        }
+        self.audit(m)?;
         // The last thing, so that a row which fails was not counted.
         gate.counts.add(m);
         Ok(Accepted::Created)
+    }
+
+    fn audit(&self, m: &NewMessage) -> Result<()> {
+        match &m.audit {
+            Some(entry) => audit::insert(self.connection, m.tenant, m.seq, entry),
+            None => Ok(()),
+        }
     }
 
     /// The answer to a message that the quota has no room for: what its key was used for before, if it was.

@@ -33,6 +33,7 @@ mod queue;
 mod readers;
 mod rows;
 mod secrets;
+mod suppressions;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -160,6 +161,7 @@ pub fn statements() -> Vec<&'static str> {
         purge::STATEMENTS,
         queue::STATEMENTS,
         secrets::STATEMENTS,
+        suppressions::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
         usage::STATEMENTS,

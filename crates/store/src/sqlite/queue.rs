@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, EventKind, Seq, Status, TenantId, Timestamp};
+use raven_core::{Channel, Environment, EventKind, Seq, Status, SuppressionSource, TenantId, Timestamp};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::{
     SqliteStore, claim,
     rows::{Id, code, id, limit, time_or_null},
+    suppressions::{self, Listed},
     usage::Outcomes,
 };
-use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Survey};
+use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Started, SuppressionRecord, Survey};
 
 pub(super) const STATEMENTS: &[&str] = &[
+    STARTABLE,
     START,
     START_MESSAGE,
     INSERT_EVENT,
@@ -30,6 +32,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     SURVEY,
 ];
 
+const STARTABLE: &str = "SELECT 1 FROM jobs WHERE seq = ?2 AND epoch = ?1 AND attempt = ?3 - 1 AND started_at IS NULL";
 const START: &str = "UPDATE jobs SET attempt = ?3, started_at = ?4, config_id = ?5
   WHERE seq = ?2 AND epoch = ?1 AND attempt = ?3 - 1 AND started_at IS NULL";
 // A retry finds the message risen already, and spares the write.
@@ -62,17 +65,32 @@ const SURVEY: &str = "SELECT seq, channel, due_at, CASE WHEN epoch IS NOT NULL A
     AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.epoch = jobs.epoch) THEN epoch END
   FROM jobs WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 
-fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
-    let (mut job, mut message) = (c.prepare_cached(START)?, c.prepare_cached(START_MESSAGE)?);
+fn start(c: &Connection, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
+    let (mut startable, mut job, mut message) = (c.prepare_cached(STARTABLE)?, c.prepare_cached(START)?, c.prepare_cached(START_MESSAGE)?);
+    let mut listed = Listed::new(c);
     let mut answers = Vec::with_capacity(starts.len());
     for s in starts {
+        let Lane { tenant, environment, channel, .. } = s.lane;
+        if let Some(reason) = listed.reason(tenant, environment, channel, || s.lookup.as_str().into())?
+            && startable.exists(params![lease.0, s.seq.0, s.attempt])?
+        {
+            answers.push(Started::Suppressed(reason));
+            continue;
+        }
         let held = job.execute(params![lease.0, s.seq.0, s.attempt, now.millis(), s.config.map(|c| Id(c.0))])? == 1;
         if held {
             message.execute(params![s.seq.0, Status::Sending.code()])?;
         }
-        answers.push(held);
+        answers.push(if held { Started::Begun } else { Started::NotHeld });
     }
     Ok(answers)
+}
+
+/// Adds the first line to a message's timeline.
+pub(super) fn event(c: &Connection, tenant: TenantId, seq: Seq, kind: EventKind, at: Timestamp, detail: &str) -> Result<()> {
+    let nothing: Option<&str> = None;
+    c.prepare_cached(INSERT_FIRST)?.execute(params![seq.0, Id(tenant.0), kind.code(), at.millis(), 0, nothing, detail, nothing])?;
+    Ok(())
 }
 
 /// A message before a settlement, with its job's attempt and epoch.
@@ -98,6 +116,7 @@ fn state(row: &Row<'_>) -> rusqlite::Result<State> {
 
 /// The statements of settling, taken from the cache once a batch.
 struct Settling<'c> {
+    connection: &'c Connection,
     state: CachedStatement<'c>,
     event: CachedStatement<'c>,
     further_event: CachedStatement<'c>,
@@ -110,6 +129,7 @@ struct Settling<'c> {
 impl<'c> Settling<'c> {
     fn new(c: &'c Connection) -> Result<Self> {
         Ok(Self {
+            connection: c,
             state: c.prepare_cached(STATE)?,
             event: c.prepare_cached(INSERT_FIRST)?,
             further_event: c.prepare_cached(INSERT_EVENT)?,
@@ -130,7 +150,10 @@ impl<'c> Settling<'c> {
         // to look for its event.
         let event = if ours && before.started { &mut self.event } else { &mut self.further_event };
         let started_at = s.started_at.map(Timestamp::millis);
-        event.execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
+        let told = event.execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
+        if told == 1 {
+            self.suppress(s, &before)?;
+        }
         if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
             self.raise.execute(params![
                 seq,
@@ -159,6 +182,24 @@ impl<'c> Settling<'c> {
         }
         Ok(())
     }
+
+    /// Adds what the outcome says of the recipient.
+    fn suppress(&self, s: &Settlement, message: &State) -> Result<()> {
+        let Some(suppresses) = &s.suppresses else { return Ok(()) };
+        let record = SuppressionRecord {
+            id: suppresses.id,
+            tenant: s.tenant,
+            environment: message.environment,
+            channel: message.channel,
+            address: suppresses.address.clone(),
+            reason: suppresses.reason,
+            source: SuppressionSource::Answer,
+            message: Some(s.seq),
+            detail: s.detail.clone(),
+            created_at: s.at,
+        };
+        suppressions::insert(self.connection, &record).map(drop)
+    }
 }
 
 /// Takes one job away from an epoch that is over.
@@ -186,7 +227,7 @@ pub(super) fn reap(c: &Connection, lease: Lease, seq: i64, now: Timestamp, give_
 
 #[async_trait]
 impl Queue for SqliteStore {
-    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<bool>> {
+    async fn start(&self, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
         let starts = starts.to_vec();
         self.write(move |c| start(c, lease, &starts, now)).await
     }

@@ -25,13 +25,15 @@ const ACCEPTED: &str = "SELECT day, channel, key_id, messages FROM usage_accepte
 const OUTCOMES: &str = "SELECT day, channel, status, messages FROM usage_outcomes
   WHERE tenant_id = ?1 AND day >= ?2 AND day <= ?3 AND (?4 IS NULL OR environment = ?4)";
 const QUOTA_USED: &str = "SELECT used FROM quotas WHERE tenant_id = ?1 AND day = ?2 AND slot = -1";
-const LIVE: &str = "SELECT coalesce(sum(messages), 0) FROM usage_accepted WHERE tenant_id = ?1 AND day = ?2 AND environment = ?3";
+const LIVE: &str =
+    "SELECT coalesce(sum(messages - suppressed), 0) FROM usage_accepted WHERE tenant_id = ?1 AND day = ?2 AND environment = ?3";
 // Only this engine's central row: all that is granted is used.
 const STORE_QUOTA: &str = "INSERT INTO quotas (tenant_id, day, slot, granted, used) VALUES (?1, ?2, -1, ?3, ?3)
   ON CONFLICT (tenant_id, day, slot) DO UPDATE SET granted = excluded.granted, used = excluded.used";
-const ADD_ACCEPTED: &str = "INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-  ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = messages + excluded.messages";
+const ADD_ACCEPTED: &str = "INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages, suppressed)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+  ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = messages + excluded.messages,
+    suppressed = suppressed + excluded.suppressed";
 const ADD_OUTCOMES: &str = "INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
   ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = messages + excluded.messages";
@@ -58,7 +60,9 @@ type AcceptedRow = (TenantId, Day, Environment, Channel, Option<KeyId>, u8);
 #[derive(Default)]
 pub(super) struct Counts {
     quotas: HashMap<(TenantId, Day), Metered>,
-    accepted: HashMap<AcceptedRow, i64>,
+    /// Messages, and those of them that are suppressed.
+    accepted: HashMap<AcceptedRow, (i64, i64)>,
+    outcomes: Outcomes,
 }
 
 impl Counts {
@@ -85,7 +89,14 @@ impl Counts {
         {
             metered.added += 1;
         }
-        *self.accepted.entry((m.tenant, day, m.environment, m.channel, m.key, m.seq.slot())).or_default() += 1;
+        self.accepted.entry((m.tenant, day, m.environment, m.channel, m.key, m.seq.slot())).or_default().0 += 1;
+    }
+
+    /// Counts a message that was created and is not to be sent: no quota is debited for it.
+    pub(super) fn add_suppressed(&mut self, m: &NewMessage) {
+        let counted = self.accepted.entry((m.tenant, m.seq.at().day(), m.environment, m.channel, m.key, m.seq.slot())).or_default();
+        *counted = (counted.0 + 1, counted.1 + 1);
+        self.outcomes.add(m.tenant, m.seq, m.environment, m.channel, Status::Suppressed);
     }
 
     /// Notes that a message was refused for its tenant's quota.
@@ -99,13 +110,14 @@ impl Counts {
     pub(super) fn reset(&mut self) {
         self.quotas.values_mut().for_each(|metered| (metered.added, metered.refused) = (0, false));
         self.accepted.clear();
+        self.outcomes = Outcomes::default();
     }
 
     /// Writes down what was added.
     pub(super) fn store(self, c: &Connection) -> Result<()> {
-        for ((tenant, day, environment, channel, key, slot), messages) in self.accepted {
+        for ((tenant, day, environment, channel, key, slot), (messages, suppressed)) in self.accepted {
             let key = Id(key.map_or(Uuid::nil(), |key| key.0));
-            let values = params![Id(tenant.0), day.0, environment.code(), channel.code(), key, slot, messages];
+            let values = params![Id(tenant.0), day.0, environment.code(), channel.code(), key, slot, messages, suppressed];
             c.prepare_cached(ADD_ACCEPTED)?.execute(values)?;
         }
         for ((tenant, day), metered) in self.quotas {
@@ -113,7 +125,7 @@ impl Counts {
                 c.prepare_cached(STORE_QUOTA)?.execute(params![Id(tenant.0), day.0, metered.before + metered.added])?;
             }
         }
-        Ok(())
+        self.outcomes.store(c)
     }
 }
 

@@ -1,20 +1,25 @@
 //! The same verbs on both engines give the same answers: random sequences, compared one by one.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    sync::Arc,
+};
 
 use proptest::{prelude::*, sample::Index, test_runner::Config};
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp,
+    Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, SuppressionId, SuppressionReason,
+    TenantId, Timestamp,
     permission::{Role, Scopes},
     tenant::SuspendedBy,
 };
 use raven_store::{
     Action, AuditRecord, Claim, Error, InvitationRecord, KeyChange, KeyRecord, Lane, Lease, MessageQuery, NewInvitation, NewKey,
-    NewMessage, NewTenant, Next, Operation, Reply, Result, Rotation, Scope, Settlement, Start, StateChange, Store, TakeTokens,
-    TenantChange, Urgency,
+    NewMessage, NewSuppression, NewTenant, Next, Operation, Reply, Result, Rotation, Scope, Settlement, Start, StateChange, Store,
+    Suppresses, SuppressionFilter, SuppressionQuery, SuppressionRecord, TakeTokens, TenantChange, Urgency,
     conformance::fixture::{
-        at, audit, claim, id, invitation_record, key_record, message, message_claim, new_key, new_tenant, seq, tenant_record, tokens, user,
-        violations,
+        at, audit, claim, id, invitation_record, key_record, message, message_claim, new_key, new_tenant, seq, suppression_record,
+        tenant_record, tokens, user, violations,
     },
     invariants::Kind,
     sqlite::SqliteStore,
@@ -45,6 +50,8 @@ struct Side {
     leases: Vec<Lease>,
     /// Every message that was offered, with its tenant: the same on both sides.
     offered: Vec<(Seq, TenantId)>,
+    /// The lane and the recipient of each of them.
+    lanes: HashMap<Seq, (Lane, String)>,
     /// Every invitation that was offered, with its tenant and the human whose address it is for.
     invitations: Vec<(InvitationId, TenantId, u8)>,
     /// Tenants, keys and invitations that were tried to create: each gets an id of its own, as callers give.
@@ -79,6 +86,10 @@ const fn channel(email: bool) -> Channel {
     if email { Channel::Email } else { Channel::Sms }
 }
 
+fn recipient(n: u8) -> String {
+    format!("+25472200000{n}")
+}
+
 impl Side {
     async fn new(store: Arc<dyn Store>) -> Result<Self> {
         for n in 0..TENANTS {
@@ -94,7 +105,7 @@ impl Side {
         for node in 0..NODES {
             leases.push(store.register_node(&format!("node-{node}"), at(0)).await?.lease);
         }
-        Ok(Self { store, leases, offered: Vec::new(), invitations: Vec::new(), creations: 0, audits: 0 })
+        Ok(Self { store, leases, offered: Vec::new(), lanes: HashMap::new(), invitations: Vec::new(), creations: 0, audits: 0 })
     }
 
     fn pick(&self, index: &Index) -> (Seq, TenantId) {
@@ -105,6 +116,12 @@ impl Side {
     fn picks(&self, indexes: &[Index]) -> Vec<Seq> {
         let mut seen = HashSet::new();
         indexes.iter().map(|i| self.pick(i).0).filter(|seq| seen.insert(*seq)).collect()
+    }
+
+    fn start(&self, seq: Seq, attempt: i16) -> Start {
+        let nowhere = Lane { tenant: tenant_id(0), environment: environment(false), channel: channel(false), urgency: Urgency::Bulk };
+        let (lane, lookup) = self.lanes.get(&seq).cloned().unwrap_or((nowhere, String::new()));
+        Start { seq, attempt, config: None, lane, lookup }
     }
 
     /// The next record of a tenant's audit log.
@@ -121,6 +138,8 @@ impl Side {
             let seq = Seq(seq(4 * i64::try_from(self.offered.len()).expect("few messages")).0 + 2);
             let tenant = tenant_id(d.tenant);
             self.offered.push((seq, tenant));
+            let lane = Lane { tenant, environment: environment(d.test), channel: channel(d.email), urgency: Urgency::Transactional };
+            self.lanes.insert(seq, (lane, recipient(d.recipient)));
             let operation = if d.human { Operation::SendMessageAsHuman } else { Operation::SendMessage };
             // The caller of `accept` folds equal keys before.
             let key = d.key.filter(|(key, _)| keys.insert((tenant, d.test, operation, *key)));
@@ -130,7 +149,7 @@ impl Side {
                 source: if d.human { Source::Dashboard } else { Source::Api },
                 priority: if d.recipient % 2 == 0 { Priority::Transactional } else { Priority::Bulk },
                 key: d.api_key.map(key_id),
-                recipient: format!("+25472200000{}", d.recipient),
+                recipient: recipient(d.recipient),
                 external_id: d.external_id.map(|n| format!("order-{n}")),
                 idempotency: key.map(|(key, payload)| raven_store::messages::MessageClaim {
                     operation,
@@ -177,6 +196,12 @@ impl Side {
                     2 => Next::At(Action::Play, now),
                     _ => Next::Done,
                 },
+                // Of the recipient that the third of the drafts has, whoever the message went to.
+                suppresses: (kind == EventKind::Failed && details == Some(2)).then(|| Suppresses {
+                    id: SuppressionId(id(u128::from(7_000_u16) + u128::from(seq.0.unsigned_abs()) % 1_000_000_007)),
+                    address: recipient(2),
+                    reason: SuppressionReason::HardBounce,
+                }),
             }
         };
         reports.iter().map(settlement).collect()
@@ -210,7 +235,7 @@ impl Side {
                 }))
             }
             Verb::Start { node, messages, attempt } => {
-                let starts: Vec<_> = self.picks(messages).into_iter().map(|seq| Start { seq, attempt: *attempt, config: None }).collect();
+                let starts: Vec<_> = self.picks(messages).into_iter().map(|seq| self.start(seq, *attempt)).collect();
                 told(store.start(self.leases[*node], &starts, now).await)
             }
             Verb::Settle { node, reports } => told(store.settle(self.leases[*node], &self.settlements(reports, now)).await),
@@ -351,6 +376,41 @@ impl Side {
                 };
                 told(store.take_tokens(request).await)
             }
+            Verb::Suppress { tenant, test, email, recipient: n, key } => {
+                self.creations += 1;
+                let (tenant, environment) = (tenant_id(*tenant), environment(*test));
+                let record = SuppressionRecord {
+                    environment,
+                    channel: channel(*email),
+                    address: recipient(*n),
+                    created_at: now,
+                    ..suppression_record(tenant, self.creations)
+                };
+                let claim =
+                    key.map(|(key, payload)| self.claim(Scope::Tenant(tenant, environment), Operation::CreateSuppression, key, payload));
+                let audit = self.audit(tenant);
+                told(store.create_suppression(NewSuppression { record, claim, audit }).await)
+            }
+            Verb::Unsuppress { n, tenant } => {
+                let tenant = tenant_id(*tenant);
+                let id = suppression_record(tenant, n % self.creations.max(1) + 1).id;
+                told(store.delete_suppression(tenant, id, self.audit(tenant)).await)
+            }
+            Verb::ListSuppressions { tenant, test, email, part, skip, limit, scan } => {
+                let filter =
+                    SuppressionFilter { environment: environment(*test), channel: email.map(channel), part: part.map(|n| n.to_string()) };
+                let tenant = tenant_id(*tenant);
+                let counted = told(store.count_suppressions(tenant, &filter, *scan).await);
+                let query = SuppressionQuery { filter, before: None, skip: *skip, limit: *limit, scan: *scan };
+                let page = store.list_suppressions(tenant, &query).await;
+                let next = match &page {
+                    Ok(page) if page.next.is_some() => {
+                        told(store.list_suppressions(tenant, &SuppressionQuery { before: page.next, skip: 0, ..query }).await)
+                    }
+                    _ => String::new(),
+                };
+                format!("{counted} {} {next}", told(page))
+            }
             Verb::ListKeys { tenant, limit } => told(store.list_keys(tenant_id(*tenant), None, None, *limit).await),
             Verb::Restart { node } => {
                 let registered = store.register_node(&format!("node-{node}"), now).await;
@@ -397,6 +457,11 @@ impl Side {
             all.push(told(store.list_audit(tenant, None, 1000).await));
             all.push(told(store.usage(tenant, None, day..=day).await));
             all.push(told(store.quota_used(tenant, day).await));
+            for environment in Environment::ALL {
+                let filter = SuppressionFilter { environment: *environment, channel: None, part: None };
+                let query = SuppressionQuery { filter, before: None, skip: 0, limit: 100, scan: 100 };
+                all.push(told(store.list_suppressions(tenant, &query).await));
+            }
         }
         for human in (0..HUMANS).map(user) {
             all.push(told(store.list_memberships(human.id, None, 100).await));

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use proptest::{prelude::*, sample::Index, test_runner::Config};
 use raven_core::{Environment, EventKind, Seq, Status, TenantId, Timestamp, tenant::SuspendedBy};
 use raven_store::{
-    Action, Job, Lease, NewMessage, Next, Result, Settlement, Start, StateChange, Store, Violation,
+    Action, Job, Lease, NewMessage, Next, Result, Settlement, Start, Started, StateChange, Store, Violation,
     conformance::fixture::{self, at, claim_all, create, keyed, message, node, outcome, seq, violations},
     invariants::{Kind, Margins, Subject},
 };
@@ -232,8 +232,8 @@ impl Honest {
             Deed::Claim { node } => self.claim(*node, now).await?,
             Deed::Start { node, which } => {
                 let Some(mut job) = take(&mut self.held[*node], which) else { return Ok(()) };
-                let start = Start { seq: job.seq, attempt: job.attempt + 1, config: None };
-                if store.start(self.leases[*node], &[start], now).await? == [true] {
+                let start = Start::next(&job, None);
+                if store.start(self.leases[*node], &[start], now).await? == [Started::Begun] {
                     job.attempt += 1;
                     self.calls.push((self.leases[*node], job));
                 }

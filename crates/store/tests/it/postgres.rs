@@ -91,6 +91,7 @@ async fn no_kept_plan_reads_a_whole_table() {
         "invitations",
         "api_keys",
         "provider_configs",
+        "suppressions",
         "audit_log",
         "quotas",
         "usage_accepted",

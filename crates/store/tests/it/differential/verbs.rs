@@ -157,6 +157,27 @@ pub(super) enum Verb {
     Restart {
         node: usize,
     },
+    Suppress {
+        tenant: u8,
+        test: bool,
+        email: bool,
+        recipient: u8,
+        key: Option<(u8, u8)>,
+    },
+    Unsuppress {
+        n: u8,
+        tenant: u8,
+    },
+    ListSuppressions {
+        tenant: u8,
+        test: bool,
+        email: Option<bool>,
+        /// A digit that the address has.
+        part: Option<u8>,
+        skip: usize,
+        limit: usize,
+        scan: usize,
+    },
 }
 
 fn drafts() -> impl Strategy<Value = Draft> {
@@ -233,6 +254,20 @@ pub(super) fn verbs() -> impl Strategy<Value = Verb> {
         2 => (0..2_u8, 0..6_i64, 1..9_i64).prop_map(|(bucket, want, burst)| Verb::Take { bucket, want, burst }),
         1 => (0..TENANTS, 1..4_usize).prop_map(|(tenant, limit)| Verb::ListKeys { tenant, limit }),
         1 => node().prop_map(|node| Verb::Restart { node }),
+        6 => suppressions(),
+    ]
+}
+
+/// What happens to suppressions, but for what outcomes bring.
+fn suppressions() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        4 => (0..TENANTS, any::<bool>(), any::<bool>(), 0..3_u8, proptest::option::of((0..2_u8, 0..2_u8)))
+            .prop_map(|(tenant, test, email, recipient, key)| Verb::Suppress { tenant, test, email, recipient, key }),
+        1 => (0..8_u8, 0..TENANTS).prop_map(|(n, tenant)| Verb::Unsuppress { n, tenant }),
+        2 => (0..TENANTS, any::<bool>(), proptest::option::of(any::<bool>()), proptest::option::of(0..3_u8), 0..3_usize, 1..3_usize, 1..5_usize)
+            .prop_map(|(tenant, test, email, part, skip, limit, scan)| {
+                Verb::ListSuppressions { tenant, test, email, part, skip, limit, scan }
+            }),
     ]
 }
 
