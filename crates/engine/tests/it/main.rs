@@ -8,4 +8,5 @@ mod keys;
 mod oidc;
 mod outcomes;
 mod recovery;
+mod suppressions;
 mod wakes;

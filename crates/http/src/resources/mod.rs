@@ -10,6 +10,7 @@ pub mod members;
 pub mod messages;
 pub mod providers;
 pub mod send_request;
+pub mod suppressions;
 pub mod tenant;
 pub mod tenants;
 pub mod usage;

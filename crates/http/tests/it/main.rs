@@ -12,6 +12,7 @@ mod openapi;
 mod pages;
 mod providers;
 mod quota;
+mod suppressions;
 mod tenancy;
 mod tenants;
 mod totality;
