@@ -181,7 +181,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Fields whose objects have names of ours, which come in either spelling.
-const SPELLED: &[&str] = &["attachments", "whatsappTemplate", "to"];
+const SPELLED: &[&str] = &["attachments", "whatsappTemplate", "to", "address"];
 
 /// Turns the names within to camelCase. A name that stands there in both spellings stays twice, and is noted when it is read.
 fn respell(json: &mut Json<'_>) {

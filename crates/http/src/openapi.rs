@@ -30,6 +30,7 @@ use crate::{codes, routes};
         (name = "usage", description = "What a tenant used, and what it may use."),
         (name = "audit", description = "Who changed what."),
         (name = "providers", description = "Providers and a tenant's credentials at them."),
+        (name = "suppressions", description = "Addresses that are not written to."),
         (name = "operations", description = "For operators."),
     ),
     components(schemas(ErrorView, FieldErrorView, closed::EnvironmentFilter))

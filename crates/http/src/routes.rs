@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     App, layers,
-    resources::{audit_log, health, invitations, keys, me, members, messages, providers, sandbox, tenant, tenants, usage},
+    resources::{audit_log, health, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant, tenants, usage},
 };
 
 /// The API's routes, with their documentation.
@@ -43,6 +43,8 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(providers::create, providers::list))
         .routes(routes!(providers::find, providers::update, providers::delete))
         .routes(routes!(providers::verify))
+        .routes(routes!(suppressions::create, suppressions::list))
+        .routes(routes!(suppressions::delete))
         .routes(routes!(health::openapi))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

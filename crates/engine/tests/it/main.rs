@@ -10,4 +10,5 @@ mod oidc;
 mod outcomes;
 mod poison;
 mod recovery;
+mod suppressions;
 mod wakes;

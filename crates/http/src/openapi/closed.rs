@@ -4,7 +4,7 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use raven_core::{
-    Channel, Environment, Priority, Source, Status,
+    Channel, Environment, Priority, Source, Status, SuppressionReason,
     message::EventKind,
     permission::{Role, Scope},
     sms::Encoding,
@@ -61,6 +61,8 @@ pub type EnvironmentFilter = OneOf<AnyEnvironment>;
 pub type SourceName = OneOf<Source>;
 /// The name of a priority.
 pub type PriorityName = OneOf<Priority>;
+/// The name of why an address is suppressed.
+pub type SuppressionReasonName = OneOf<SuppressionReason>;
 /// The name of an event.
 pub type EventName = OneOf<EventKind>;
 /// The name of an encoding.
@@ -156,6 +158,15 @@ impl Closed for EventKind {
 impl Closed for Priority {
     const NAME: &'static str = "Priority";
     const TEXT: &'static str = "What goes first.";
+
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|v| v.name()).collect()
+    }
+}
+
+impl Closed for SuppressionReason {
+    const NAME: &'static str = "SuppressionReason";
+    const TEXT: &'static str = "Why an address is not written to.";
 
     fn names() -> Vec<&'static str> {
         Self::ALL.iter().map(|v| v.name()).collect()

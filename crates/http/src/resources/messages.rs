@@ -33,6 +33,7 @@ use crate::{
     codes, idempotency,
     openapi::closed::{
         AnyRecipient, ChannelName, EncodingName, EnvironmentFilter, EnvironmentName, EventName, PriorityName, SourceName, StatusName,
+        SuppressionReasonName,
     },
     page::{self, Page},
     problem::{Problem, Result},
@@ -52,7 +53,7 @@ pub struct AcceptedView {
     /// Its id.
     #[schema(value_type = uuid::Uuid)]
     pub id: MessageId,
-    /// `queued`, or in a replay what it was first answered.
+    /// `queued`, or `suppressed` where the recipient may not be written to; in a replay what it was first answered.
     #[schema(value_type = StatusName)]
     pub status: Status,
     /// Its channel.
@@ -118,8 +119,8 @@ pub struct MessageView {
     /// Why it failed.
     #[schema(required)]
     pub failure_reason: Option<String>,
-    /// Why it was not sent.
-    #[schema(required)]
+    /// Why it was not sent, if it is suppressed.
+    #[schema(required, value_type = Option<SuppressionReasonName>)]
     pub suppression_reason: Option<String>,
     /// When it was accepted.
     #[schema(value_type = String, format = "date-time")]
@@ -167,7 +168,7 @@ pub struct EventView {
 
 /// A recipient as the API shows it: a text, or a web push subscription object.
 #[derive(Debug)]
-pub struct Recipient(String);
+pub struct Recipient(pub(super) String);
 
 impl Serialize for Recipient {
     fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
@@ -191,6 +192,9 @@ impl EventView {
 }
 
 pub(super) fn view(app: &App, m: MessageRecord) -> MessageView {
+    // One column has both, for nothing that is suppressed has failed.
+    let (failure_reason, suppression_reason) =
+        if m.status == Status::Suppressed { (None, m.failure_reason) } else { (m.failure_reason, None) };
     MessageView {
         id: app.engine.ids.seal(m.seq),
         channel: m.channel,
@@ -207,8 +211,8 @@ pub(super) fn view(app: &App, m: MessageRecord) -> MessageView {
         encoding: m.encoding.map(raven_core::sms::Encoding::name),
         cost_currency: m.cost_currency,
         cost_amount: m.cost_micros.map(Money::amount),
-        failure_reason: m.failure_reason,
-        suppression_reason: None,
+        failure_reason,
+        suppression_reason,
         enqueued_at: m.seq.at(),
     }
 }

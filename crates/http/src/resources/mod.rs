@@ -12,6 +12,7 @@ pub mod messages;
 pub mod providers;
 pub mod sandbox;
 pub mod send_request;
+pub mod suppressions;
 pub mod tenant;
 pub mod tenants;
 pub mod usage;

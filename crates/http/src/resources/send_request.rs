@@ -187,25 +187,13 @@ pub struct Parsed {
 impl<'a> SendRequest<'a> {
     /// Checks every rule, noting each problem.
     pub fn parse(mut self, fields: &mut Fields<'_>) -> Option<Parsed> {
-        let channel = match self.channel.as_deref() {
-            None => {
-                fields.require("channel", "is required");
-                None
-            }
-            Some(name) => {
-                let found = Channel::parse(name);
-                if found.is_none() {
-                    fields.note("channel", "must be one of sms, email, push, whatsapp");
-                }
-                found
-            }
-        };
+        let channel = channel(fields, self.channel.as_deref());
         let recipient = match &self.to {
             None => {
                 fields.require("to", "is required");
                 None
             }
-            Some(to) => recipient(channel, to, fields),
+            Some(to) => recipient("to", channel, to, fields),
         };
         let priority = priority(fields, self.priority.as_deref());
         self.lengths(fields);
@@ -321,6 +309,19 @@ impl<'a> SendRequest<'a> {
     }
 }
 
+/// Reads a channel, which must be given.
+pub(super) fn channel(fields: &mut Fields<'_>, name: Option<&str>) -> Option<Channel> {
+    let Some(name) = name else {
+        fields.require("channel", "is required");
+        return None;
+    };
+    let found = Channel::parse(name);
+    if found.is_none() {
+        fields.note("channel", "must be one of sms, email, push, whatsapp");
+    }
+    found
+}
+
 /// Reads a priority.
 pub(super) fn priority(fields: &mut Fields<'_>, name: Option<&str>) -> Option<Priority> {
     let found = Priority::parse(name?);
@@ -330,36 +331,36 @@ pub(super) fn priority(fields: &mut Fields<'_>, name: Option<&str>) -> Option<Pr
     found
 }
 
-/// The recipient in the form in which it is stored.
-fn recipient(channel: Option<Channel>, to: &Json<'_>, fields: &mut Fields<'_>) -> Option<String> {
+/// The recipient in a field (`to`), in the form in which it is stored.
+pub(super) fn recipient(name: &'static str, channel: Option<Channel>, to: &Json<'_>, fields: &mut Fields<'_>) -> Option<String> {
     let text = match (to, channel) {
         (Json::String(text), _) => text,
-        (Json::Object(members), Some(Channel::Push) | None) => return subscription(members, fields),
+        (Json::Object(members), Some(Channel::Push) | None) => return subscription(name, members, fields),
         (_, Some(Channel::Push)) => {
-            fields.note("to", "must be a device token, or a web push subscription { endpoint, keys: { p256dh, auth } }");
+            fields.note(name, "must be a device token, or a web push subscription { endpoint, keys: { p256dh, auth } }");
             return None;
         }
         _ => {
-            fields.note("to", "must be a string");
+            fields.note(name, "must be a string");
             return None;
         }
     };
     let max = if channel == Some(Channel::Push) { TOKEN_MAX } else { TO_MAX };
-    fields.check("to", line(text, 1, max))?;
+    fields.check(name, line(text, 1, max))?;
     match channel? {
-        Channel::Sms | Channel::Whatsapp => fields.check("to", phone(text)).map(str::to_owned),
-        Channel::Email => fields.check("to", Email::parse(text)).map(|e| e.to_string()),
+        Channel::Sms | Channel::Whatsapp => fields.check(name, phone(text)).map(str::to_owned),
+        Channel::Email => fields.check(name, Email::parse(text)).map(|e| e.to_string()),
         Channel::Push if text.chars().all(|c| c.is_ascii_graphic()) && !text.starts_with('{') => Some(text.to_string()),
         Channel::Push => {
-            fields.note("to", "must be a device token: printable ASCII without spaces");
+            fields.note(name, "must be a device token: printable ASCII without spaces");
             None
         }
     }
 }
 
 /// A web push subscription, as browsers make it.
-fn subscription(members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -> Option<String> {
-    let mut outer = Fields::nested(members.to_vec(), &["endpoint", "keys", "expirationTime"], "to.");
+fn subscription(name: &'static str, members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -> Option<String> {
+    let mut outer = Fields::nested(members.to_vec(), &["endpoint", "keys", "expirationTime"], format!("{name}."));
     let endpoint: Option<Cow<'_, str>> = outer.take("endpoint");
     match endpoint.as_deref() {
         None => outer.require("endpoint", "is required"),
@@ -370,20 +371,20 @@ fn subscription(members: &[(Cow<'_, str>, Json<'_>)], fields: &mut Fields<'_>) -
     }
     let keys: Option<Json<'_>> = outer.take("keys");
     let mut inner = match keys {
-        Some(Json::Object(members)) => Fields::nested(members, &["p256dh", "auth"], "to.keys."),
+        Some(Json::Object(members)) => Fields::nested(members, &["p256dh", "auth"], format!("{name}.keys.")),
         _ => {
             outer.note("keys", "must be an object with p256dh and auth");
-            Fields::nested(Vec::new(), &[], "to.keys.")
+            Fields::nested(Vec::new(), &[], format!("{name}.keys."))
         }
     };
     let base64url = |t: &str| (1..=128).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b));
     let mut values: [Option<Cow<'_, str>>; 2] = [None, None];
-    for (slot, name) in values.iter_mut().zip(["p256dh", "auth"]) {
-        let value: Option<Cow<'_, str>> = inner.take(name);
+    for (slot, key) in values.iter_mut().zip(["p256dh", "auth"]) {
+        let value: Option<Cow<'_, str>> = inner.take(key);
         if value.as_deref().is_some_and(base64url) {
             *slot = value;
         } else {
-            inner.require(name, "is required, in base64url");
+            inner.require(key, "is required, in base64url");
         }
     }
     outer.absorb(inner);

@@ -61,7 +61,7 @@ async fn unknown_routes_methods_and_parameters_are_told_apart() {
         app.with_key(&key, Method::PUT, "/v1/messages", None).await.expect_error(405, "method_not_allowed");
         let error = app.with_key(&key, Method::GET, "/v1/messages?statsu=sent", None).await.expect_error(400, "unknown_field");
         assert_eq!(error["errors"], json!([{ "field": "statsu", "message": "is not known here; did you mean status?" }]));
-        app.with_key(&key, Method::POST, "/v1/messages?dryRun=true", Some(json!({}))).await.expect_error(400, "unknown_field");
+        app.with_key(&key, Method::POST, "/v1/messages?verbose=true", Some(json!({}))).await.expect_error(400, "unknown_field");
         app.with_key(&key, Method::GET, "/v1/messages?limit=1&limit=2", None).await.expect_error(400, "unknown_field");
         app.with_key(&key, Method::GET, "/v1/messages?external_id=x", None).await.expect(200);
     })

@@ -59,6 +59,10 @@ fn creation(o: &Operation, n: usize) -> Creation {
                 json!({ "provider": "smtp", "label": format!("Mail {n}"), "publicConfig": public, "secretConfig": { "password": "p" } });
             plain(body, "/v1/admin/providers", None)
         }
+        "/v1/admin/suppressions" => {
+            let body = json!({ "channel": "email", "address": format!("ada-{n}@example.com"), "reason": "unsubscribed" });
+            Creation { taken: Some("already_suppressed"), ..plain(body, "/v1/admin/suppressions", Some("reason")) }
+        }
         "/v1/admin/api-keys" => {
             let body = json!({ "name": format!("Key {n}"), "rateLimitRpm": 600, "environment": "test", "scopes": ["messages:read"] });
             plain(body, "/v1/admin/api-keys", Some("rateLimitRpm"))

@@ -14,6 +14,7 @@ mod pages;
 mod providers;
 mod quota;
 mod sandbox;
+mod suppressions;
 mod tenancy;
 mod tenants;
 mod totality;

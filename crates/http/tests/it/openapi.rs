@@ -9,6 +9,7 @@ use raven_http::resources::{
     members::MemberChangeRequest,
     providers::ConfigRequest,
     send_request::{HumanSendRequest, SendRequest},
+    suppressions::SuppressionRequest,
     tenant::{TenantChangeRequest, TransferRequest},
     tenants::TenantRequest,
 };
@@ -32,6 +33,7 @@ fn the_request_schemas_list_the_fields_that_are_read() {
         ("TenantRequest", TenantRequest::FIELDS),
         ("ConfigRequest", ConfigRequest::FIELDS),
         ("InvitationRequest", InvitationRequest::FIELDS),
+        ("SuppressionRequest", SuppressionRequest::FIELDS),
         ("KeyChangeRequest", KeyChangeRequest::FIELDS),
         ("RotationRequest", RotationRequest::FIELDS),
         ("MemberChangeRequest", MemberChangeRequest::FIELDS),

@@ -31,6 +31,7 @@ async fn resources(app: &TestApp, t: &TestTenant) -> BTreeMap<&'static str, Stri
     let key = post("/v1/admin/api-keys", json!({ "name": "k" })).await;
     let smtp = json!({ "provider": "smtp", "label": "Mail", "publicConfig": { "host": "mail.example.com", "port": 25, "secure": false, "username": "u", "from_email": "a@example.com" }, "secretConfig": { "password": "p" } });
     let config = post("/v1/admin/providers", smtp).await;
+    let suppression = post("/v1/admin/suppressions", json!({ "channel": "sms", "address": "+254722999999" })).await;
     let invitation = post("/v1/admin/members", json!({ "email": "invited@example.com", "role": "viewer" })).await;
     let message = text(&app.post_message(&t.test, json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" })).await.expect(202));
     app.settle().await;
@@ -42,6 +43,7 @@ async fn resources(app: &TestApp, t: &TestTenant) -> BTreeMap<&'static str, Stri
         ("/v1/admin/api-keys/{id}/rotate", key),
         ("/v1/admin/providers/{id}", config.clone()),
         ("/v1/admin/providers/{id}/verify", config),
+        ("/v1/admin/suppressions/{id}", suppression),
         ("/v1/admin/members/{userId}", user_id("member-of-acme@example.com").to_string()),
         ("/v1/admin/members/invitations/{id}", invitation.clone()),
         ("/v1/admin/invitations/{id}/accept", invitation.clone()),
