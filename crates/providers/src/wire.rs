@@ -56,8 +56,8 @@ pub(crate) fn basic(user: &str, password: &str) -> Zeroizing<String> {
     Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(plain.as_bytes())).as_str()))
 }
 
-fn request(method: Method, url: &str, content_type: Option<&'static str>, body: String, auth: Auth<'_>) -> Request<Bytes> {
-    let mut request = Request::new(Bytes::from(body));
+fn request(method: Method, url: &str, content_type: Option<&'static str>, body: impl Into<Bytes>, auth: Auth<'_>) -> Request<Bytes> {
+    let mut request = Request::new(body.into());
     *request.method_mut() = method;
     // A replaced base that is no URL becomes one without a host, which no client connects to.
     *request.uri_mut() = url.parse::<Uri>().unwrap_or_default();
@@ -135,6 +135,55 @@ pub(crate) fn code(value: &Value) -> Option<u64> {
 pub(crate) fn id(text: &str) -> Option<String> {
     let id: String = text.trim().chars().filter(|c| !c.is_control()).take(255).collect();
     Some(id).filter(|id| !id.is_empty())
+}
+
+/// A `POST` of bytes.
+pub(crate) fn bytes_post(url: &str, body: Vec<u8>, auth: Auth<'_>) -> Request<Bytes> {
+    request(Method::POST, url, Some("application/octet-stream"), body, auth)
+}
+
+/// A `POST` of form fields, one of which signs it in.
+pub(crate) fn bare_form_post(url: &str, fields: &[(&str, &str)]) -> Request<Bytes> {
+    let mut request = form_post(url, fields, (header::AUTHORIZATION, ""));
+    request.headers_mut().remove(header::AUTHORIZATION);
+    request
+}
+
+/// `Bearer …` (RFC 6750).
+pub(crate) fn bearer(token: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("Bearer {token}"))
+}
+
+/// One line of a table of codes that are words.
+pub(crate) struct WordRow {
+    /// The provider's word.
+    pub(crate) word: &'static str,
+    /// What follows.
+    pub(crate) class: Class,
+    /// Our code for it.
+    pub(crate) ours: &'static str,
+}
+
+/// Short for a table's line.
+pub(crate) const fn word(word: &'static str, class: Class, ours: &'static str) -> WordRow {
+    WordRow { word, class, ours }
+}
+
+/// A class out of a table, with the wait that the answer asks for.
+pub(crate) fn with_wait(class: Class, headers: &HeaderMap) -> Class {
+    match class {
+        Class::Retry { .. } => Class::Retry { after: retry_after(headers) },
+        Class::RateLimited { .. } => Class::RateLimited { after: retry_after(headers) },
+        class => class,
+    }
+}
+
+/// What to do when WhatsApp takes no free text: it stands before what the provider says, which may be long.
+pub(crate) const SEND_A_TEMPLATE: &str = "The recipient has not written in the last 24 hours: send a whatsappTemplate. ";
+
+/// Why a message can't be sent.
+pub(crate) fn refused(code: &str, message: impl Into<String>) -> SendError {
+    SendError::new(Class::Rejected, code, message)
 }
 
 #[cfg(test)]
