@@ -11,11 +11,13 @@ use raven_core::{Channel, MessageId, Timestamp, message::Content, money::Money};
 use secrecy::SecretString;
 
 pub mod email;
+pub mod push;
 mod redact;
 pub mod registry;
 pub mod sandbox;
 pub mod schema;
 pub mod sms;
+pub mod whatsapp;
 mod wire;
 
 pub use registry::{CATALOG, Find, Provider, find};

@@ -22,7 +22,8 @@ impl fmt::Debug for Redactor {
 impl Redactor {
     /// For the strings of a secret map.
     pub(crate) fn of(secret: &Members) -> Self {
-        Self::for_secrets(secret.values().filter_map(Value::as_str))
+        let whole = || secret.values().filter_map(Value::as_str);
+        Self::for_secrets(whole().chain(whole().flat_map(lines)))
     }
 
     /// For these secrets: plain, as a form field, and inside base64 text (an echoed `Authorization: Basic …`).
@@ -87,6 +88,14 @@ impl Redactor {
     }
 }
 
+/// The lines of a key in PEM, also where it stands inside JSON: an echo may have lost its line breaks. The text around the key
+/// is no secret.
+fn lines(secret: &str) -> impl Iterator<Item = &str> {
+    const SHORTEST: usize = 16;
+    let base64 = |line: &str| line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+    secret.split('\n').flat_map(|line| line.split("\\n")).map(str::trim).filter(move |line| line.len() >= SHORTEST && base64(line))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +129,17 @@ mod tests {
         assert_eq!(redactor.clean("the key is correct-h".into()), "the key is [redacted]");
         assert_eq!(redactor.clean("the key is correct-horse".into()), "the key is [redacted]");
         assert_eq!(redactor.clean("that is cor".into()), "that is cor");
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_lines() {
+        let pem = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----\n";
+        let json = serde_json::json!({"project_id": "acme-notifications", "private_key": pem}).to_string();
+        for secret in [pem.to_owned(), json] {
+            let members = [("key".to_owned(), Value::from(secret))].into_iter().collect();
+            let cleaned = Redactor::of(&members).clean(format!("acme-notifications: {}", pem.replace('\n', " ")));
+            assert!(!cleaned.contains("MIGH") && !cleaned.contains("AgEG") && cleaned.starts_with("acme-notifications: "), "{cleaned}");
+        }
     }
 
     #[test]

@@ -6,7 +6,10 @@ use raven_core::{Timestamp, money::Money};
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::Value;
 
-use crate::{Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email, redact::Redactor, schema::Members, sms};
+use crate::{
+    Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email, push, redact::Redactor, schema::Members, sms,
+    whatsapp,
+};
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
 pub const CATALOG: &[Provider] = &[
@@ -25,6 +28,11 @@ pub const CATALOG: &[Provider] = &[
     Provider::over_http::<email::mailgun::Mailgun>(),
     Provider::over_http::<email::brevo::Brevo>(),
     Provider::over_http::<email::mailjet::Mailjet>(),
+    Provider::over_http::<push::fcm::Fcm>(),
+    Provider::over_http::<push::apns::Apns>(),
+    Provider::over_http::<push::web_push::WebPush>(),
+    Provider::over_http::<whatsapp::whatsapp_cloud::WhatsappCloud>(),
+    Provider::over_http::<whatsapp::twilio_whatsapp::TwilioWhatsapp>(),
 ];
 
 /// The provider with this id.
@@ -64,11 +72,19 @@ impl Provider {
 /// Reads typed settings from both maps, without a copy of either.
 pub(crate) fn settings<S: DeserializeOwned>(spec: &Spec, public: &Members, secret: &Members) -> Result<S, String> {
     let members = public.iter().chain(secret).filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.as_str(), v));
-    S::deserialize(MapDeserializer::new(members)).map_err(|_: serde_json::Error| {
+    S::deserialize(MapDeserializer::new(members)).map_err(|e: serde_json::Error| {
         // The error itself may quote a value, and the value may be a secret.
         let problems = spec.validate(Some(&Value::Object(public.clone())), Some(&Value::Object(secret.clone()))).err();
         let first = problems.and_then(|p| p.into_vec().into_iter().next());
-        first.map_or_else(|| format!("the settings of {} can't be read", spec.name), |p| format!("{} {}", p.field, p.message))
+        if let Some(problem) = first {
+            return format!("{} {}", problem.field, problem.message);
+        }
+        // Settings that look into a value say themselves what is wrong with it, after the field's name and without the value.
+        let own = e.to_string();
+        if own.starts_with("secretConfig.") || own.starts_with("publicConfig.") {
+            return own;
+        }
+        format!("the settings of {} can't be read", spec.name)
     })
 }
 

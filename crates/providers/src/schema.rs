@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use raven_core::{
     Channel, Problems,
-    address::{self, Email},
+    address::{self, Email, phone},
     message::Feature,
 };
 use serde_json::{Map, Value};
@@ -110,6 +110,18 @@ pub enum Kind {
     Region,
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// 1 to this many characters that may stand on several lines: a key in PEM, a JSON file.
+    Document(usize),
+    /// 1 to this many digits.
+    Digits(usize),
+    /// Exactly this many ASCII letters and digits.
+    Alphanumeric(usize),
+    /// A phone number in E.164 form.
+    Phone,
+    /// A version such as `v25.0`.
+    Version,
+    /// Where a service can complain: a `mailto:` or an `https:` URL.
+    Contact,
 }
 
 impl Kind {
@@ -125,6 +137,8 @@ impl Kind {
             | Self::HostUnder(_)
             | Self::SenderId
             | Self::Region => "string",
+            Self::Document(_) => "text",
+            Self::Digits(_) | Self::Alphanumeric(_) | Self::Phone | Self::Version | Self::Contact => "string",
             Self::Bool => "boolean",
             Self::Port => "integer",
             Self::Email => "email",
@@ -147,6 +161,9 @@ impl Kind {
     fn refuse_text(self, text: &str) -> Option<String> {
         if text.is_empty() {
             return Some("must not be empty; leave it out instead".into());
+        }
+        if let Self::Document(max) = self {
+            return refuse_document(text, max);
         }
         if text.chars().any(char::is_control) {
             return Some("must not contain line breaks or other control characters".into());
@@ -177,8 +194,19 @@ impl Kind {
                 (!good).then(|| "must be lower-case letters, digits and hyphens, for example eu-west-1".into())
             }
             Self::OneOf(names) => (!names.contains(&text)).then(|| format!("must be one of {}", names.join(", "))),
-            // Decided by their JSON type above.
-            Self::Bool | Self::Port => None,
+            Self::Digits(max) => {
+                let good = text.len() <= max && text.bytes().all(|b| b.is_ascii_digit());
+                (!good).then(|| format!("must be 1 to {max} digits"))
+            }
+            Self::Alphanumeric(length) => {
+                let good = text.len() == length && text.bytes().all(|b| b.is_ascii_alphanumeric());
+                (!good).then(|| format!("must be {length} letters and digits"))
+            }
+            Self::Phone => phone(text).err().map(|e| e.to_string()),
+            Self::Version => (!is_version(text)).then(|| "must be a version such as v25.0".into()),
+            Self::Contact => (!is_contact(text)).then(|| "must be a mailto: or an https: URL".into()),
+            // Decided above.
+            Self::Bool | Self::Port | Self::Document(_) => None,
         }
     }
 }
@@ -331,6 +359,28 @@ fn is_host_under(host: &str, domains: &[&str]) -> bool {
     is_host(host) && domains.iter().any(within)
 }
 
+/// Why a text of several lines can't be taken.
+fn refuse_document(text: &str, max: usize) -> Option<String> {
+    if text.chars().count() > max {
+        return Some(format!("must have at most {max} characters"));
+    }
+    let strange = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    text.chars().any(strange).then(|| "must not contain control characters other than line breaks".into())
+}
+
+/// `v`, a number, a dot, a digit.
+fn is_version(text: &str) -> bool {
+    text.strip_prefix('v').and_then(|t| t.split_once('.')).is_some_and(|(major, minor)| {
+        (1..=3).contains(&major.len()) && minor.len() == 1 && [major, minor].iter().all(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+fn is_contact(text: &str) -> bool {
+    let graphic = text.len() <= 320 && text.bytes().all(|b| b.is_ascii_graphic());
+    let host = |url: &str| url.split(['/', '?', '#']).next().is_some_and(is_host);
+    graphic && (text.strip_prefix("mailto:").is_some_and(|m| Email::parse(m).is_ok()) || text.strip_prefix("https://").is_some_and(host))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,6 +419,18 @@ mod tests {
         for bad in ["eu-west-1.evil.example", "EU", "a/b", "a@b", "a:1", "-a", "::1", "a#", "ä"] {
             assert!(refused(Kind::Region, bad), "{bad}");
         }
+        assert!(refused(Kind::Digits(3), "1234") && refused(Kind::Digits(3), "1a") && !refused(Kind::Digits(3), "042"));
+        assert!(refused(Kind::Alphanumeric(3), "abcd") && refused(Kind::Alphanumeric(3), "a/b") && !refused(Kind::Alphanumeric(3), "aB3"));
+        assert!(refused(Kind::Phone, "ACME") && refused(Kind::Phone, "0722000000") && !refused(Kind::Phone, "+254722000000"));
+        for bad in ["25.0", "v25", "v.0", "v25.", "v25.0/..", "v2x.0", "v1234.0"] {
+            assert!(refused(Kind::Version, bad), "{bad}");
+        }
+        assert!(!refused(Kind::Version, "v25.0"));
+        for bad in ["ops@example.com", "mailto:", "mailto:ops", "http://example.com", "https://", "https://a b", "https://ex\"ample"] {
+            assert!(refused(Kind::Contact, bad), "{bad}");
+        }
+        assert!(!refused(Kind::Contact, "mailto:ops@example.com") && !refused(Kind::Contact, "https://example.com/contact"));
+        assert!(!refused(Kind::Document(9), "a\r\n\tb\n") && refused(Kind::Document(9), "a\u{0}b") && refused(Kind::Document(1), "ab"));
         assert!(refused(Kind::SenderId, "MUCH TOO LONG NAME") && !refused(Kind::SenderId, "ACME"));
     }
 

@@ -57,8 +57,8 @@ pub(crate) fn basic(user: &str, password: &str) -> Zeroizing<String> {
     Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(plain.as_bytes())).as_str()))
 }
 
-fn request(method: Method, url: &str, content_type: Option<&'static str>, body: String, auth: Auth<'_>) -> Request<Bytes> {
-    let mut request = Request::new(Bytes::from(body));
+fn request(method: Method, url: &str, content_type: Option<&'static str>, body: impl Into<Bytes>, auth: Auth<'_>) -> Request<Bytes> {
+    let mut request = Request::new(body.into());
     *request.method_mut() = method;
     // A replaced base that is no URL becomes one without a host, which no client connects to.
     *request.uri_mut() = url.parse::<Uri>().unwrap_or_default();
@@ -138,6 +138,16 @@ pub(crate) fn id(text: &str) -> Option<String> {
     Some(id).filter(|id| !id.is_empty())
 }
 
+/// A `POST` of bytes.
+pub(crate) fn bytes_post(url: &str, body: Vec<u8>, auth: Auth<'_>) -> Request<Bytes> {
+    request(Method::POST, url, Some("application/octet-stream"), body, auth)
+}
+
+/// A `POST` of form fields, one of which signs it in.
+pub(crate) fn bare_form_post(url: &str, fields: &[(&str, &str)]) -> Request<Bytes> {
+    without_header_credential(form_post(url, fields, (header::AUTHORIZATION, "")))
+}
+
 /// A phone number as most SMS providers want it: the digits of E.164 without `+`. Other senders stay as they are.
 pub(crate) fn digits(address: &str) -> &str {
     address.strip_prefix('+').unwrap_or(address)
@@ -164,12 +174,8 @@ pub(crate) fn parts(value: &Value) -> Option<i16> {
     code(value).and_then(|n| i16::try_from(n).ok()).filter(|n| *n > 0)
 }
 
-/// One line of a table for providers whose errors have words instead of codes: a part of the text in lower case, what
-/// follows, and our code for it.
-pub(crate) type Words = (&'static str, Class, &'static str);
-
-/// The first line whose words the text contains, in any case.
-pub(crate) fn by_words(text: &str, table: &'static [Words]) -> Option<(Class, &'static str)> {
+/// The class and code of the first line whose words, in lower case, the text contains in any case.
+pub(crate) fn by_words(text: &str, table: &'static [Word]) -> Option<(Class, &'static str)> {
     let lower = text.to_lowercase();
     table.iter().find(|(words, ..)| lower.contains(words)).map(|(_, class, ours)| (*class, *ours))
 }
@@ -275,6 +281,28 @@ pub(crate) fn multipart_post(url: &str, seed: &str, fields: &[(String, String)],
         request.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     request
+}
+
+/// `Bearer …` (RFC 6750).
+pub(crate) fn bearer(token: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("Bearer {token}"))
+}
+
+/// A class out of a table, with the wait that the answer asks for.
+pub(crate) fn with_wait(class: Class, headers: &HeaderMap) -> Class {
+    match class {
+        Class::Retry { .. } => Class::Retry { after: retry_after(headers) },
+        Class::RateLimited { .. } => Class::RateLimited { after: retry_after(headers) },
+        class => class,
+    }
+}
+
+/// What to do when WhatsApp takes no free text: it stands before what the provider says, which may be long.
+pub(crate) const SEND_A_TEMPLATE: &str = "The recipient has not written in the last 24 hours: send a whatsappTemplate. ";
+
+/// Why a message can't be sent.
+pub(crate) fn refused(code: &str, message: impl Into<String>) -> SendError {
+    SendError::new(Class::Rejected, code, message)
 }
 
 #[cfg(test)]

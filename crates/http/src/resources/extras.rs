@@ -39,7 +39,7 @@ const ATTACHMENTS_MAX: usize = 10 * 1024 * 1024;
 const HEADERS: &[&str] =
     &["in-reply-to", "references", "auto-submitted", "precedence", "importance", "feedback-id", "organization", "keywords"];
 /// Names that FCM and APNs keep for themselves.
-const RESERVED: &[&str] = &["from", "gcm", "aps"];
+const RESERVED: &[&str] = &["from", "gcm", "aps", "message_type"];
 
 /// A file that travels with an email.
 #[derive(utoipa::ToSchema)]
@@ -133,7 +133,7 @@ pub(super) fn metadata() -> Schema {
 /// The schema of `data`.
 pub(super) fn data() -> Schema {
     let about = "What the app gets with a notification. At most 20 texts, 3,500 bytes in all, by names of 1 to 64 letters, digits, `-`, \
-                 `_` or `.`; `from`, `gcm`, `aps` and names that begin with `google` are the push services' own.";
+                 `_` or `.`; `from`, `gcm`, `aps`, `message_type` and names that begin with `google` are the push services' own.";
     members(text(DATA_MAX), ("orderId", "1042"), about)
 }
 

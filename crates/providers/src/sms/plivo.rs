@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec,
-    wire::{self, RETRY, Words},
+    wire::{self, RETRY, Word},
 };
 
 const BASE: &str = "https://api.plivo.com/v1";
@@ -108,7 +108,7 @@ impl HttpProvider for Plivo {
 }
 
 /// Outcomes by what the error says. <https://www.plivo.com/docs/messaging/concepts/destination-number-validation>
-const WORDS: &[Words] = &[
+const WORDS: &[Word] = &[
     ("is not a valid phone number", Class::Rejected, "invalid_recipient"),
     // Said for two minutes after a message that the balance did not cover.
     ("insufficient credit", RETRY, "insufficient_balance"),

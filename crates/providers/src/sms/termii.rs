@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
-    wire::{self, RETRY, Words},
+    wire::{self, RETRY, Word},
 };
 
 const BASE: &str = "https://v3.api.termii.com";
@@ -121,7 +121,7 @@ fn message_id(value: &Value) -> Option<String> {
 }
 
 /// Outcomes by what the message says; the first that fits. <https://developers.termii.com/error/>
-const WORDS: &[Words] = &[
+const WORDS: &[Word] = &[
     ("senderid", Class::Rejected, "invalid_sender"),
     ("sender id", Class::Rejected, "invalid_sender"),
     ("country inactive", Class::Rejected, "region_not_permitted"),

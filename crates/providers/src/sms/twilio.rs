@@ -15,7 +15,7 @@ use crate::{
     wire::{self, BUSY, Row, row},
 };
 
-const BASE: &str = "https://api.twilio.com/2010-04-01";
+pub(crate) const BASE: &str = "https://api.twilio.com/2010-04-01";
 
 /// The adapter.
 #[derive(Debug)]
@@ -24,9 +24,9 @@ pub struct Twilio;
 /// A tenant's settings.
 #[derive(Debug, Deserialize)]
 pub struct Settings {
-    account_sid: String,
-    from: Option<String>,
-    messaging_service_sid: Option<String>,
+    pub(crate) account_sid: String,
+    pub(crate) from: Option<String>,
+    pub(crate) messaging_service_sid: Option<String>,
     api_key_sid: Option<String>,
     auth_token: SecretString,
     api_key_secret: Option<SecretString>,
@@ -41,7 +41,42 @@ impl Settings {
         };
         wire::basic(user, password.expose_secret())
     }
+
+    /// The request that makes a message of these fields.
+    pub(crate) fn post(&self, fields: &[(&str, &str)], cx: &Cx<'_>) -> Request<Bytes> {
+        let base = cx.base_url.as_deref().unwrap_or(BASE);
+        let url = format!("{base}/Accounts/{}/Messages.json", self.account_sid);
+        wire::form_post(&url, fields, (header::AUTHORIZATION, &self.authorization()))
+    }
+
+    /// The request that reads the account.
+    pub(crate) fn read_account(&self, cx: &Cx<'_>) -> Request<Bytes> {
+        let base = cx.base_url.as_deref().unwrap_or(BASE);
+        let url = format!("{base}/Accounts/{}.json", self.account_sid);
+        wire::get(&url, (header::AUTHORIZATION, &self.authorization()))
+    }
 }
+
+// The fields that both of Twilio's channels have.
+pub(crate) const ACCOUNT_SID: Field =
+    Field::public("account_sid", "Account SID", Kind::Sid("AC"), "The account's SID, from the console's first page.").required();
+pub(crate) const MESSAGING_SERVICE_SID: Field = Field::public(
+    "messaging_service_sid",
+    "Messaging Service SID",
+    Kind::Sid("MG"),
+    "A Messaging Service that picks the sender from its pool.",
+);
+pub(crate) const API_KEY_SID: Field =
+    Field::public("api_key_sid", "API key SID", Kind::Sid("SK"), "An API key to sign in with instead of the auth token.");
+pub(crate) const AUTH_TOKEN: Field = Field::secret(
+    "auth_token",
+    "Auth token",
+    Kind::Text(256),
+    "The account's auth token. Callbacks are checked with it even when an API key signs in.",
+)
+.required();
+pub(crate) const API_KEY_SECRET: Field = Field::secret("api_key_secret", "API key secret", Kind::Text(256), "The API key's secret.");
+pub(crate) const RULES: &[Rule] = &[Rule::AnyOf(&["from", "messaging_service_sid"]), Rule::Together("api_key_sid", "api_key_secret")];
 
 impl HttpProvider for Twilio {
     type Settings = Settings;
@@ -54,34 +89,22 @@ impl HttpProvider for Twilio {
         base_url: Some(BASE),
         features: &[Feature::From],
         fields: &[
-            Field::public("account_sid", "Account SID", Kind::Sid("AC"), "The account's SID, from the console's first page.").required(),
+            ACCOUNT_SID,
             Field::public(
                 "from",
                 "From",
                 Kind::SenderId,
                 "The number, short code or alphanumeric id that messages come from, unless a message names another.",
             ),
-            Field::public(
-                "messaging_service_sid",
-                "Messaging Service SID",
-                Kind::Sid("MG"),
-                "A Messaging Service that picks the sender from its pool.",
-            ),
-            Field::public("api_key_sid", "API key SID", Kind::Sid("SK"), "An API key to sign in with instead of the auth token."),
-            Field::secret(
-                "auth_token",
-                "Auth token",
-                Kind::Text(256),
-                "The account's auth token. Callbacks are checked with it even when an API key signs in.",
-            )
-            .required(),
-            Field::secret("api_key_secret", "API key secret", Kind::Text(256), "The API key's secret."),
+            MESSAGING_SERVICE_SID,
+            API_KEY_SID,
+            AUTH_TOKEN,
+            API_KEY_SECRET,
         ],
-        rules: &[Rule::AnyOf(&["from", "messaging_service_sid"]), Rule::Together("api_key_sid", "api_key_secret")],
+        rules: RULES,
     };
 
     fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError> {
-        let base = cx.base_url.as_deref().unwrap_or(BASE);
         let mut fields = vec![("To", message.recipient), ("Body", message.content.body.as_deref().unwrap_or_default())];
         match (message.content.from.as_deref(), settings.from.as_deref(), settings.messaging_service_sid.as_deref()) {
             // A sender of the message's own need not be in the service's pool.
@@ -91,39 +114,15 @@ impl HttpProvider for Twilio {
                 fields.extend(service.map(|sid| ("MessagingServiceSid", sid)));
             }
         }
-        let url = format!("{base}/Accounts/{}/Messages.json", settings.account_sid);
-        Ok(wire::form_post(&url, &fields, (header::AUTHORIZATION, &settings.authorization())))
+        Ok(settings.post(&fields, cx))
     }
 
     fn verify(settings: &Settings, _: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
-        let base = cx.base_url.as_deref().unwrap_or(BASE);
-        let url = format!("{base}/Accounts/{}.json", settings.account_sid);
-        Some(wire::get(&url, (header::AUTHORIZATION, &settings.authorization())))
+        Some(settings.read_account(cx))
     }
 
     fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {
-        let status = response.status();
-        let answer: Value = serde_json::from_slice(response.body()).unwrap_or_default();
-        if !status.is_success() {
-            let (code, detail) = (wire::code(&answer["code"]), answer["message"].as_str());
-            let mut error =
-                known(code, detail).unwrap_or_else(|| wire::by_status(Self::SPEC.name, status, response.headers(), code, detail));
-            if let Class::RateLimited { after } = &mut error.class {
-                *after = wire::retry_after(response.headers());
-            }
-            return Err(error);
-        }
-        if matches!(answer["status"].as_str(), Some("failed" | "undelivered")) {
-            let (code, detail) = (wire::code(&answer["error_code"]), answer["error_message"].as_str());
-            return Err(known(code, detail).unwrap_or_else(|| {
-                let code = code.map_or_else(|| "rejected".to_owned(), |c| c.to_string());
-                SendError::new(Class::Rejected, code, format!("Twilio refused the message: {}", detail.unwrap_or("no reason given")))
-            }));
-        }
-        match answer["sid"].as_str().and_then(wire::id) {
-            Some(sid) => Ok(sent(sid, &answer)),
-            None => Err(wire::by_status(Self::SPEC.name, status, response.headers(), None, None)),
-        }
+        outcome(response)
     }
 }
 
@@ -162,12 +161,59 @@ const CODES: &[Row] = &[
     row(30022, BUSY, "rate_limited"),
     row(30023, BUSY, "rate_limited"),
     row(30027, BUSY, "rate_limited"),
+    // Of templates and of WhatsApp.
+    row(21655, Class::Rejected, "template_not_found"),
+    row(21656, Class::Rejected, "invalid_template"),
+    row(63002, Class::Rejected, "invalid_sender"),
+    row(63003, Class::Rejected, "invalid_recipient"),
+    row(63007, Class::Rejected, "invalid_sender"),
+    row(63013, Class::Rejected, "rejected_by_policy"),
+    row(63015, Class::Rejected, "recipient_not_verified"),
+    row(63016, Class::Rejected, "outside_window"),
+    row(63017, BUSY, "rate_limited"),
+    row(63018, BUSY, "rate_limited"),
+    row(63019, Class::Rejected, "media_unavailable"),
+    row(63021, Class::Rejected, "invalid_message"),
+    row(63024, Class::Rejected, "invalid_recipient"),
+    row(63027, Class::Rejected, "template_not_found"),
+    row(63028, Class::Rejected, "invalid_template"),
+    row(63032, Class::Rejected, "unreachable"),
+    row(63033, Class::Rejected, "blocked"),
+    row(63040, Class::Rejected, "invalid_template"),
+    row(63041, Class::Rejected, "template_paused"),
+    row(63042, Class::Rejected, "template_disabled"),
 ];
+
+/// What an answer means, on either channel.
+pub(crate) fn outcome(response: &Response<Bytes>) -> Result<Sent, SendError> {
+    let status = response.status();
+    let answer: Value = serde_json::from_slice(response.body()).unwrap_or_default();
+    if !status.is_success() {
+        let (code, detail) = (wire::code(&answer["code"]), answer["message"].as_str());
+        let mut error = known(code, detail).unwrap_or_else(|| wire::by_status(Twilio::SPEC.name, status, response.headers(), code, detail));
+        if let Class::RateLimited { after } = &mut error.class {
+            *after = wire::retry_after(response.headers());
+        }
+        return Err(error);
+    }
+    if matches!(answer["status"].as_str(), Some("failed" | "undelivered")) {
+        let (code, detail) = (wire::code(&answer["error_code"]), answer["error_message"].as_str());
+        return Err(known(code, detail).unwrap_or_else(|| {
+            let code = code.map_or_else(|| "rejected".to_owned(), |c| c.to_string());
+            SendError::new(Class::Rejected, code, format!("Twilio refused the message: {}", detail.unwrap_or("no reason given")))
+        }));
+    }
+    match answer["sid"].as_str().and_then(wire::id) {
+        Some(sid) => Ok(sent(sid, &answer)),
+        None => Err(wire::by_status(Twilio::SPEC.name, status, response.headers(), None, None)),
+    }
+}
 
 /// The error of a code that stands in the table.
 fn known(code: Option<u64>, detail: Option<&str>) -> Option<SendError> {
     let row = CODES.iter().find(|r| Some(r.code) == code)?;
-    Some(SendError::new(row.class, row.ours, format!("Twilio {}: {}", row.code, detail.unwrap_or(row.ours))))
+    let advice = if row.ours == "outside_window" { wire::SEND_A_TEMPLATE } else { "" };
+    Some(SendError::new(row.class, row.ours, format!("{advice}Twilio {}: {}", row.code, detail.unwrap_or(row.ours))))
 }
 
 fn sent(sid: String, answer: &Value) -> Sent {

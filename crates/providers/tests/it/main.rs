@@ -6,7 +6,9 @@ mod content;
 mod docs;
 mod email;
 mod hostile;
+mod push;
 mod requests;
+mod whatsapp;
 
 use std::{fs, path::PathBuf};
 
@@ -61,8 +63,17 @@ fn outbound<'a>(channel: Channel, recipient: &'a str, content: &'a Content<'a>) 
     Outbound { id, channel, recipient, content, attempt: 1, now: Timestamp::from_millis(1_777_631_098_114) }
 }
 
-fn recipient(channel: Channel) -> &'static str {
-    if channel == Channel::Email { "ada@example.com" } else { "+254722000000" }
+/// Somebody whom the provider reaches.
+fn recipient(provider: &Provider) -> &'static str {
+    match (provider.spec.channel, provider.spec.id) {
+        (Channel::Email, _) => "ada@example.com",
+        (Channel::Sms | Channel::Whatsapp, _) => "+254722000000",
+        // The browser's keys of RFC 8291, appendix A.
+        (Channel::Push, "web_push") => {
+            r#"{"endpoint":"https://updates.push.services.mozilla.com/wpush/v2/gAAAAABm","keys":{"p256dh":"BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4","auth":"BTBZMqHH6r4Tts7J_aSIgg"}}"#
+        }
+        (Channel::Push, _) => "8a0c5e1f2b3d4c6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6",
+    }
 }
 
 /// A message that every provider of the channel sends.
