@@ -221,7 +221,7 @@ impl Subscription {
         let authority = authority.ok_or_else(|| invalid("has an endpoint that is no https URL"))?;
         let host = authority.host().to_ascii_lowercase();
         let known = |service: &&str| if service.starts_with('.') { host.ends_with(*service) } else { host == *service };
-        if !SERVICES.iter().any(|service| known(service)) || !matches!(authority.port_u16(), None | Some(443)) {
+        if !SERVICES.iter().any(known) || !matches!(authority.port_u16(), None | Some(443)) {
             return Err(refused("unknown_push_service", "the subscription's endpoint is not at a known push service"));
         }
         let key = BASE64.decode(&wire.keys.p256dh).ok().and_then(|b| PublicKey::from_sec1_bytes(&b).ok());
