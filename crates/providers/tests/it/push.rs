@@ -6,7 +6,7 @@ use raven_core::{
     Channel, Timestamp,
     message::{Content, Feature},
 };
-use raven_providers::{Bound, CATALOG, Class, Cx, HttpCall, Outbound, SendError, find};
+use raven_providers::{Bound, CATALOG, Class, Cx, HttpCall, Members, Outbound, SendError, find};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -164,7 +164,7 @@ fn apple_looks_at_the_key_before_the_device() {
 
 #[test]
 fn keys_that_are_none_are_told_when_settings_are_read() {
-    let wrong = |id: &str, change: &dyn Fn(&mut serde_json::Map<String, Value>, &mut serde_json::Map<String, Value>)| {
+    let wrong = |id: &str, change: &dyn Fn(&mut Members, &mut Members)| {
         let provider = find(id).expect("it is in the catalog");
         let (mut public, mut secret) = settings(provider);
         change(&mut public, &mut secret);
