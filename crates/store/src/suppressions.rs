@@ -112,6 +112,15 @@ pub trait Suppressions: Send + Sync {
         id: SuppressionId,
     ) -> Result<Option<SuppressionRecord>>;
 
+    /// Why messages to this recipient are not sent, if that is so: what acceptance would find now.
+    async fn find_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        channel: Channel,
+        recipient: &str,
+    ) -> Result<Option<SuppressionReason>>;
+
     /// A page of the tenant's suppressions.
     async fn list_suppressions(&self, tenant: TenantId, query: &SuppressionQuery) -> Result<SuppressionPage>;
 

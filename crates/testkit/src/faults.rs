@@ -4,7 +4,10 @@ use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use raven_core::{ConfigId, Day, Environment, InvitationId, KeyId, Seq, SuppressionId, TenantId, Timestamp, UserId, permission::Role};
+use raven_core::{
+    Channel, ConfigId, Day, Environment, InvitationId, KeyId, Seq, SuppressionId, SuppressionReason, TenantId, Timestamp, UserId,
+    permission::Role,
+};
 use raven_store::{
     Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants,
     InvitationRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages,
@@ -410,6 +413,16 @@ impl Suppressions for FaultyStore {
         id: SuppressionId,
     ) -> Result<Option<SuppressionRecord>> {
         self.inner.find_suppression(tenant, environment, id).await
+    }
+
+    async fn find_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        channel: Channel,
+        recipient: &str,
+    ) -> Result<Option<SuppressionReason>> {
+        self.inner.find_suppression_of(tenant, environment, channel, recipient).await
     }
 
     async fn list_suppressions(&self, tenant: TenantId, query: &SuppressionQuery) -> Result<SuppressionPage> {

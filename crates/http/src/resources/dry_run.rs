@@ -1,14 +1,14 @@
 //! A dry run: what would become of a message, with nothing stored, counted or sent.
 
 use axum::response::{IntoResponse, Response};
-use raven_core::{Channel, ConfigId, Environment, TenantId};
+use raven_core::{Channel, ConfigId, Environment, Status, SuppressionReason, TenantId};
 use raven_engine::directory::Route;
 use serde::Serialize;
 
 use super::{messages::unsupported, send_request::Parsed};
 use crate::{
     App, codes,
-    openapi::closed::{EncodingName, ErrorCodeName},
+    openapi::closed::{EncodingName, ErrorCodeName, SuppressionReasonName},
     problem::{Problem, Result},
     query::RawQuery,
 };
@@ -22,6 +22,9 @@ pub struct DryRunView {
     /// The status that it would be accepted with; `null` when it would be refused.
     #[schema(required, example = "queued")]
     pub status: Option<&'static str>,
+    /// Why it would be accepted as `suppressed`, and not sent.
+    #[schema(required, value_type = Option<SuppressionReasonName>)]
+    pub suppression_reason: Option<&'static str>,
     /// Parts of an SMS.
     #[schema(required)]
     pub segments: Option<u16>,
@@ -31,7 +34,7 @@ pub struct DryRunView {
     /// Through which provider it would go; `null` when there is none for the channel.
     #[schema(required)]
     pub route: Option<RouteView>,
-    /// Why it would not be sent, as the errors that sending would answer; none when it would.
+    /// Why it would be refused, as the errors that sending would answer; none when it would be accepted.
     pub reasons: Vec<ReasonView>,
 }
 
@@ -108,10 +111,12 @@ pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment
     if environment == Environment::Live && engine.store.quota_used(tenant, now.day()).await? >= engine.plans.of(&view.record.plan).quota() {
         reasons.push(Problem::of(codes::DAILY_QUOTA_EXCEEDED).into());
     }
+    let suppressed = engine.store.find_suppression_of(tenant, environment, parsed.channel, &parsed.recipient).await?;
     let segments = parsed.segments.filter(|_| parsed.channel == Channel::Sms);
     let view = DryRunView {
-        would_send: reasons.is_empty(),
-        status: reasons.is_empty().then_some("queued"),
+        would_send: reasons.is_empty() && suppressed.is_none(),
+        status: reasons.is_empty().then_some(if suppressed.is_some() { Status::Suppressed } else { Status::Queued }.name()),
+        suppression_reason: suppressed.map(SuppressionReason::name),
         segments: segments.map(|s| s.count),
         encoding: segments.map(|s| s.encoding.name()),
         route: route.map(|route| RouteView { provider: route.provider(), provider_config_id: route.config() }),

@@ -13,7 +13,7 @@ async fn a_dry_run_tells_the_route_and_the_parts_and_leaves_nothing_behind() {
         let told = ask(&t.test, sms.clone()).await.expect(200);
         assert_eq!(
             told,
-            json!({ "wouldSend": true, "status": "queued", "segments": 2, "encoding": "gsm7", "route": { "provider": "sandbox", "providerConfigId": null }, "reasons": [] })
+            json!({ "wouldSend": true, "status": "queued", "suppressionReason": null, "segments": 2, "encoding": "gsm7", "route": { "provider": "sandbox", "providerConfigId": null }, "reasons": [] })
         );
         let told = ask(&t.live, sms.clone()).await.expect(200);
         assert_eq!((&told["wouldSend"], &told["status"], &told["route"]), (&json!(false), &Value::Null, &Value::Null));
@@ -27,6 +27,14 @@ async fn a_dry_run_tells_the_route_and_the_parts_and_leaves_nothing_behind() {
         let told = ask(&t.live, media).await.expect(200);
         assert_eq!(told["reasons"][0]["code"], "unsupported_feature");
         assert!(told["reasons"][0]["message"].as_str().is_some_and(|m| m.contains("mediaUrl")), "{told}");
+
+        let suppression = json!({ "channel": "sms", "address": "+254722000009", "reason": "unsubscribed", "environment": "test" });
+        app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/suppressions", Some(suppression)).await.expect(201);
+        let told = ask(&t.test, json!({ "channel": "sms", "to": "+254722000009", "body": "x" })).await.expect(200);
+        assert_eq!(
+            (&told["wouldSend"], &told["status"], &told["suppressionReason"], &told["reasons"]),
+            (&json!(false), &json!("suppressed"), &json!("unsubscribed"), &json!([]))
+        );
 
         let path = "/v1/admin/messages?dry_run=true";
         let as_human = json!({ "channel": "sms", "to": "+254722000000", "body": "x", "environment": "test" });

@@ -30,6 +30,15 @@ pub async fn a_suppression_is_created_found_and_deleted(store: Arc<dyn Store>) -
         assert_eq!(store.find_suppression(one, environment, suppression).await?, Some(record.clone()));
     }
     assert_eq!(store.find_suppression(one, Some(Environment::Test), suppression).await?, None);
+    let two = tenant(&store, 2).await?;
+    for (tenant, environment, channel, found) in [
+        (one, Environment::Live, Channel::Sms, Some(SuppressionReason::Unsubscribed)),
+        (one, Environment::Test, Channel::Sms, None),
+        (one, Environment::Live, Channel::Whatsapp, None),
+        (two, Environment::Live, Channel::Sms, None),
+    ] {
+        assert_eq!(store.find_suppression_of(tenant, environment, channel, &record.address).await?, found);
+    }
     assert!(store.delete_suppression(one, suppression, audit(one, 1)).await?);
     assert!(!store.delete_suppression(one, suppression, audit(one, 2)).await?);
     assert_eq!(store.find_suppression(one, None, suppression).await?, None);

@@ -2,7 +2,10 @@
 //! [`super::settle`]), and so is what settling adds.
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, Seq, SuppressionId, SuppressionReason, SuppressionSource, TenantId, suppression::indexed};
+use raven_core::{
+    Channel, Environment, Seq, SuppressionId, SuppressionReason, SuppressionSource, TenantId,
+    suppression::{indexed, lookup},
+};
 use tokio_postgres::Row;
 
 use super::{
@@ -23,6 +26,7 @@ const INSERT: &str = "INSERT INTO suppressions (id, tenant_id, environment, chan
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const FIND: &str = "SELECT id, tenant_id, environment, channel, address, reason, source, message_seq, detail, created_at \
      FROM suppressions WHERE id = $1 AND tenant_id = $2 AND ($3::smallint IS NULL OR environment = $3)";
+const REASON: &str = "SELECT reason FROM suppressions WHERE tenant_id = $1 AND environment = $2 AND channel = $3 AND lookup = $4";
 // The last row that may be looked at comes back too (`edge`) if there are more after it: the next page begins below it.
 const LIST: &str = "
 WITH looked AS MATERIALIZED (
@@ -46,7 +50,7 @@ const DELETE: &str = "WITH gone AS (DELETE FROM suppressions WHERE id = $1 AND t
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, COUNT, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, REASON, LIST, COUNT, DELETE];
 
 fn suppression(row: &Row) -> Result<SuppressionRecord> {
     Ok(SuppressionRecord {
@@ -96,6 +100,19 @@ impl Suppressions for PostgresStore {
     ) -> Result<Option<SuppressionRecord>> {
         let params: [Param<'_>; 3] = [&id.0, &tenant.0, &environment.map(Environment::code)];
         self.connection().await?.query_opt_within(tenant, FIND, &params).await?.as_ref().map(suppression).transpose()
+    }
+
+    async fn find_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        channel: Channel,
+        recipient: &str,
+    ) -> Result<Option<SuppressionReason>> {
+        let lookup = lookup(channel, recipient);
+        let params: [Param<'_>; 4] = [&tenant.0, &environment.code(), &channel.code(), &lookup.as_ref()];
+        let row = self.connection().await?.query_opt_within(tenant, REASON, &params).await?;
+        row.map(|row| code(&row, "reason", SuppressionReason::from_code)).transpose()
     }
 
     async fn list_suppressions(&self, tenant: TenantId, query: &SuppressionQuery) -> Result<SuppressionPage> {

@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::HashMap};
 
 use async_trait::async_trait;
 use raven_core::{
-    Channel, Environment, Seq, SuppressionId, SuppressionReason, SuppressionSource, TenantId, Timestamp, suppression::indexed,
+    Channel, Environment, Seq, SuppressionId, SuppressionReason, SuppressionSource, TenantId, Timestamp,
+    suppression::{indexed, lookup},
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -169,6 +170,17 @@ impl Suppressions for SqliteStore {
         let environment = environment.map(Environment::code);
         self.read(move |c| Ok(c.prepare_cached(FIND)?.query_row(params![Id(id.0), Id(tenant.0), environment], suppression).optional()?))
             .await
+    }
+
+    async fn find_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        channel: Channel,
+        recipient: &str,
+    ) -> Result<Option<SuppressionReason>> {
+        let lookup = lookup(channel, recipient).into_owned();
+        self.read(move |c| Listed::new(c).reason(tenant, environment, channel, || lookup.into())).await
     }
 
     async fn list_suppressions(&self, tenant: TenantId, query: &SuppressionQuery) -> Result<SuppressionPage> {
