@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::{
+    rsa::KeyPair,
+    signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
+};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use raven_core::{
     Channel, Timestamp,
     message::{Content, Feature},
@@ -210,6 +218,24 @@ fn google_trades_a_signed_claim_for_a_token() {
     let form: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
     assert_eq!(form[0], ("grant_type".to_owned(), "urn:ietf:params:oauth:grant-type:jwt-bearer".to_owned()));
     assert_eq!((form[1].0.as_str(), form[1].1.split('.').count(), form.len()), ("assertion", 3, 2));
+    let (signed, signature) = form[1].1.rsplit_once('.').expect("three parts");
+    let account = settings(find("fcm").expect("it is in the catalog")).1;
+    let account: Value = serde_json::from_str(account["service_account"].as_str().expect("text")).expect("JSON");
+    let key: String = account["private_key"].as_str().expect("text").lines().filter(|l| !l.starts_with('-')).collect();
+    let key = KeyPair::from_pkcs8(&STANDARD.decode(key).expect("base64")).expect("a key");
+    let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key().as_ref());
+    key.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).expect("base64url")).expect("a good signature");
+    let claims = URL_SAFE_NO_PAD.decode(signed.rsplit_once('.').expect("two parts").1).expect("base64url");
+    assert_eq!(
+        serde_json::from_slice::<Value>(&claims).expect("JSON"),
+        json!({
+            "iss": "raven@acme-notifications.iam.gserviceaccount.com",
+            "scope": "https://www.googleapis.com/auth/firebase.messaging",
+            "aud": "https://oauth2.googleapis.com/token",
+            "iat": 1_777_631_098,
+            "exp": 1_777_634_698,
+        })
+    );
     let cx = Cx { base_url: Some("http://127.0.0.1:9912/v1".into()), token: None };
     assert_eq!(call.token_request(now, &cx).expect("a request").uri(), "http://127.0.0.1:9912/v1/token");
     assert_eq!(call.verify(now, &cx).expect("the same").body(), request.body());
