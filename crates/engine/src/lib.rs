@@ -33,6 +33,7 @@ pub mod shared_clock;
 pub mod token;
 pub mod transport;
 pub mod vault;
+pub mod worker;
 
 pub use clock::{Entropy, OsEntropy, SystemClock};
 pub use engine::{Engine, Options, Surroundings};
