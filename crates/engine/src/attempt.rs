@@ -61,9 +61,14 @@ impl Attempts {
             this.metrics.calls.get_or_create(&ProviderLabels { provider: route.provider() }).observe(took.as_secs_f64());
             let ended = ended
                 .unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
+            let verdict = route.judge(&ended);
             let settlement = this.conclude(&job, &route, started_at, ended).await;
             this.tell(&job, &settlement, took);
             this.settle(lease, settlement, Held::Call(permit));
+            // After the outcome, which must not wait for it.
+            if let Some((connection, record)) = verdict {
+                this.tell_config(&connection, &record).await;
+            }
         });
     }
 
@@ -154,24 +159,18 @@ impl Attempts {
         };
         match route {
             Route::Sandbox => raven_providers::sandbox::send(&message),
-            Route::Provider(connection) => {
-                let ended = self.calls.send(connection, &message).await;
-                if let Some((old, new)) = connection.judge(ended.as_ref().map(drop)) {
-                    self.tell_config(connection, old, &new).await;
-                }
-                ended
-            }
+            Route::Provider(connection) => self.calls.send(connection, &message).await,
         }
     }
 
     /// Writes down on a config that its credentials don't work, or work again.
-    async fn tell_config(&self, connection: &Connection, old: &ConfigRecord, new: &ConfigRecord) {
-        tracing::warn!(tenant = %old.tenant, config = %old.id, provider = old.provider, status = new.status, "a provider config's credentials");
-        if let Err(e) = self.store.replace_config(old, new, None).await {
+    async fn tell_config(&self, connection: &Connection, new: &ConfigRecord) {
+        tracing::warn!(tenant = %new.tenant, config = %new.id, provider = new.provider, status = new.status, "a provider config's credentials");
+        if let Err(e) = self.store.replace_config(connection.record(), new, None).await {
             tracing::error!(error = chain(&e), "a provider config's status can't be written down");
             connection.unjudge();
         }
-        self.directory.forget(old.tenant).await;
+        self.directory.forget(new.tenant).await;
     }
 
     async fn conclude(&self, job: &Job, route: &Route, started_at: Timestamp, ended: Ended) -> Settlement {

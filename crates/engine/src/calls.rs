@@ -1,6 +1,6 @@
 //! Calls of providers: a message, a check of credentials, a token. What an attempt makes of a call is told in `attempt`.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use raven_core::{Clock, problem::chain};
 use raven_providers::{Bound, Class, Cx, HttpCall, Outbound, Provider, SendError, Sent};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     directory::Connection,
     mailer::Mailer,
-    transport::{CALL_CAP, CallError, Transport},
+    transport::{CallError, Transport},
 };
 
 /// Base URLs that the operator put in place of documented ones, by provider id.
@@ -67,21 +67,28 @@ impl Calls {
         self.base_urls.get(provider.spec.id).map(|url| url.as_str().into())
     }
 
-    /// The provider's token for a config, where it wants one: the last one, or a new one. Nothing was sent when this fails.
+    /// The provider's token for a config, where it wants one: the last one, or a new one. Nothing was sent when this fails. It may
+    /// take a third of a call's time, with waiting for others who fetch the same token; the rest is for the message.
     async fn token(&self, connection: &Connection, provider: &dyn HttpCall, cx: &Cx<'_>) -> Result<Option<SecretString>, SendError> {
+        if !provider.wants_token() {
+            return Ok(None);
+        }
+        let fetched = tokio::time::timeout(self.transport.cap() / 3, self.fetch_token(connection, provider, cx)).await;
+        fetched.unwrap_or_else(|_| Err(no_token()))
+    }
+
+    async fn fetch_token(&self, connection: &Connection, provider: &dyn HttpCall, cx: &Cx<'_>) -> Result<Option<SecretString>, SendError> {
         let now = self.clock.now();
-        let Some(request) = provider.token_request(now, cx) else { return Ok(None) };
-        // Those who come meanwhile wait for the same token.
         let mut held = connection.token.lock().await;
         if let Some((token, until)) = held.as_ref()
             && now < *until
         {
             return Ok(Some(token.clone()));
         }
-        // A third of the call's time; the rest is for the message.
-        let response = self.transport.call(request, CALL_CAP * 2 / 3).await.map_err(|e| {
+        let Some(request) = provider.token_request(now, cx) else { return Ok(None) };
+        let response = self.transport.call(request, Duration::ZERO).await.map_err(|e| {
             tracing::warn!(config = %connection.id, error = chain(&e), "a provider hands out no token");
-            SendError::new(Class::Retry { after: None }, "provider_unreachable", "the provider's token service gave no answer")
+            no_token()
         })?;
         let token = provider.token(&response)?;
         *held = Some((token.secret.clone(), now.after(token.lasts)));
@@ -111,4 +118,8 @@ impl Calls {
         })?;
         provider.verified(&response)
     }
+}
+
+fn no_token() -> SendError {
+    SendError::new(Class::Retry { after: None }, "provider_unreachable", "the provider's token service gave no answer")
 }

@@ -15,7 +15,7 @@ use raven_core::{
     Channel, Clock, ConfigId, Environment, TenantId, Timestamp,
     message::{Feature, Features},
 };
-use raven_providers::{Bound, Class, Find, Provider, SendError};
+use raven_providers::{Bound, Class, Find, Provider, SendError, Sent};
 use raven_store::{
     ConfigRecord, Store, TenantRecord,
     providers::{FAILED, VERIFIED},
@@ -51,17 +51,22 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The record as it was read.
+    #[must_use]
+    pub const fn record(&self) -> &ConfigRecord {
+        &self.record
+    }
+
     /// The record that an outcome calls for, if it is another one than the present: credentials that don't work are told on the
     /// config, and that they work again, too. Asked once, it says no until the config was read again.
-    #[must_use]
-    pub fn judge(&self, outcome: Result<(), &SendError>) -> Option<(&ConfigRecord, ConfigRecord)> {
+    fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<ConfigRecord> {
         let failed = self.record.status == FAILED;
         let new = match outcome {
             Err(e) if e.class == Class::Credentials && !failed => self.with_status(FAILED, Some(format!("{}: {}", e.code, e.message))),
-            Ok(()) if failed => self.with_status(VERIFIED, None),
+            Ok(_) if failed => self.with_status(VERIFIED, None),
             _ => return None,
         };
-        (!self.judged.swap(true, Ordering::AcqRel)).then_some((&self.record, new))
+        (!self.judged.swap(true, Ordering::AcqRel)).then_some(new)
     }
 
     /// What was said last could not be written down.
@@ -69,16 +74,8 @@ impl Connection {
         self.judged.store(false, Ordering::Release);
     }
 
-    /// The record with another status.
-    #[must_use]
-    pub fn with_status(&self, status: &str, reason: Option<String>) -> ConfigRecord {
+    fn with_status(&self, status: &str, reason: Option<String>) -> ConfigRecord {
         ConfigRecord { status: status.to_owned(), status_reason: reason, ..self.record.clone() }
-    }
-
-    /// The record as it was read.
-    #[must_use]
-    pub const fn record(&self) -> &ConfigRecord {
-        &self.record
     }
 }
 
@@ -98,6 +95,15 @@ impl Route {
         match self {
             Self::Sandbox => None,
             Self::Provider(connection) => Some(connection.id),
+        }
+    }
+
+    /// What an outcome says of the config's credentials, if that is news: the record to put in the place of the connection's.
+    #[must_use]
+    pub fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<(Arc<Connection>, ConfigRecord)> {
+        match self {
+            Self::Sandbox => None,
+            Self::Provider(connection) => connection.judge(outcome).map(|record| (connection.clone(), record)),
         }
     }
 

@@ -158,6 +158,8 @@ pub struct Load {
     pub held: usize,
     /// Outcomes on their way to the store.
     pub unsettled: usize,
+    /// Calls, and what is done about them beyond their outcomes.
+    pub tasks: usize,
 }
 
 struct Running {
@@ -314,6 +316,7 @@ impl Engine {
             calls: w.dispatcher.calls(),
             held: w.dispatcher.held(),
             unsettled: w.attempts.outcomes.pending(),
+            tasks: w.attempts.tasks.len(),
         })
     }
 

@@ -93,6 +93,12 @@ impl Transport {
         Ok(Self { client, http2, cap: cap.min(CALL_CAP) })
     }
 
+    /// How much time a call has in all.
+    #[must_use]
+    pub const fn cap(&self) -> Duration {
+        self.cap
+    }
+
     /// Makes one call. `spent` of its time is over already.
     ///
     /// # Errors

@@ -119,6 +119,9 @@ pub trait HttpProvider: Send + Sync + Sized + 'static {
     /// What the catalog says of it; the base URL that the operator may replace is in it.
     const SPEC: Spec;
 
+    /// Does the provider want a token in [`Cx::token`], which it hands out for the credentials?
+    const WANTS_TOKEN: bool = false;
+
     /// The request that sends the message. The caller adds nothing to it.
     ///
     /// # Errors
@@ -131,7 +134,8 @@ pub trait HttpProvider: Send + Sync + Sized + 'static {
     /// What follows from it.
     fn outcome(settings: &Self::Settings, response: &Response<Bytes>) -> Result<Sent, SendError>;
 
-    /// A cheap request that tells whether the credentials work, and sends nothing; `None` where there is none.
+    /// A cheap request that tells whether the credentials work, and sends nothing; `None` where there is none, or where it tells
+    /// enough that a token was handed out.
     fn verify(settings: &Self::Settings, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>>;
 
     /// What the answer to [`verify`](Self::verify) means; by its status, unless the provider has its own ways.
@@ -142,7 +146,7 @@ pub trait HttpProvider: Send + Sync + Sized + 'static {
         wire::verified(Self::SPEC.name, response)
     }
 
-    /// The request for a token, for providers that want one in [`Cx::token`]; `None` for the others.
+    /// The request for a token, of a provider that wants one; `None` of the others.
     fn token_request(_: &Self::Settings, _now: Timestamp, _: &Cx<'_>) -> Option<Request<Bytes>> {
         None
     }
@@ -195,6 +199,9 @@ pub trait HttpCall: Send + Sync {
     /// # Errors
     /// As there.
     fn verified(&self, response: &Response<Bytes>) -> Result<(), SendError>;
+
+    /// See [`HttpProvider::WANTS_TOKEN`].
+    fn wants_token(&self) -> bool;
 
     /// See [`HttpProvider::token_request`].
     fn token_request(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>>;

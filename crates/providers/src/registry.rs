@@ -118,6 +118,10 @@ impl<P: HttpProvider> HttpCall for Call<P> {
         P::verified(&self.settings, response).map_err(|e| self.clean(e))
     }
 
+    fn wants_token(&self) -> bool {
+        P::WANTS_TOKEN
+    }
+
     fn token_request(&self, now: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
         P::token_request(&self.settings, now, cx)
     }

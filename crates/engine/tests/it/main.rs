@@ -11,4 +11,5 @@ mod outcomes;
 mod poison;
 mod recovery;
 mod suppressions;
+mod tokens;
 mod wakes;

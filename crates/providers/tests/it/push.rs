@@ -238,7 +238,7 @@ fn google_trades_a_signed_claim_for_a_token() {
     );
     let cx = Cx { base_url: Some("http://127.0.0.1:9912/v1".into()), token: None };
     assert_eq!(call.token_request(now, &cx).expect("a request").uri(), "http://127.0.0.1:9912/v1/token");
-    assert_eq!(call.verify(now, &cx).expect("the same").body(), request.body());
+    assert!(call.wants_token() && call.verify(now, &cx).is_none(), "a token that was handed out is check enough");
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_token_is_used_until_shortly_before_its_end() {
     assert_eq!((token.secret.expose_secret(), token.lasts), ("ya29.x", Duration::from_secs(3299)));
     let class = |text: &str| call.token(&answer(text)).expect_err("no token").class;
     let refused = "HTTP/1.1 400 Bad Request\n\n{\"error\":\"invalid_grant\",\"error_description\":\"Invalid JWT Signature.\"}";
-    assert_eq!((class(refused), call.verified(&answer(refused)).expect_err("no token").class), (Class::Credentials, Class::Credentials));
+    assert_eq!(class(refused), Class::Credentials);
     assert_eq!(class("HTTP/1.1 401 Unauthorized\n\n{\"error\":\"invalid_client\"}"), Class::Credentials);
     // Nothing was sent with what did not come.
     for text in [
