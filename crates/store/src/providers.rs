@@ -27,7 +27,7 @@ pub struct ConfigRecord {
     pub label: String,
     /// [`UNVERIFIED`], [`VERIFIED`] or [`FAILED`].
     pub status: String,
-    /// Why it is `failed`.
+    /// Why it is `failed`, or why it could not be found out whether it is.
     pub status_reason: Option<String>,
     /// Public settings: a JSON object as text.
     pub public: String,

@@ -2,10 +2,9 @@
 
 use axum::response::{IntoResponse, Response};
 use raven_core::{Channel, ConfigId, Environment, Status, SuppressionReason, TenantId};
-use raven_engine::directory::Route;
 use serde::Serialize;
 
-use super::{messages::unsupported, send_request::Parsed};
+use super::send_request::Parsed;
 use crate::{
     App, codes,
     openapi::closed::{EncodingName, ErrorCodeName, SuppressionReasonName},
@@ -88,25 +87,12 @@ pub(super) fn asked(query: &RawQuery) -> Result<bool> {
     Ok(asked.unwrap_or(false))
 }
 
-/// Why a message can't be sent through a route, as far as that is known before it is accepted.
-pub(super) fn refusal(route: Option<&Route>, has_default_sender: bool, parsed: &Parsed) -> Option<Problem> {
-    let Some(route) = route else {
-        let text = format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", parsed.channel);
-        return Some(Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, text));
-    };
-    if parsed.needs_sender && !has_default_sender {
-        return Some(Problem::field("from", "is required: the provider config has no from_email"));
-    }
-    (parsed.features.beyond(route.features()).next().is_some()).then(|| unsupported(route, parsed.features))
-}
-
 /// Looks at all that acceptance would.
 pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment, parsed: &Parsed) -> Result<Response> {
     let engine = &app.engine;
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
     let route = view.route(environment, parsed.channel);
-    let mut reasons: Vec<ReasonView> =
-        refusal(route.as_ref(), view.has_default_sender(parsed.channel), parsed).map(ReasonView::from).into_iter().collect();
+    let mut reasons: Vec<ReasonView> = parsed.route(&view, environment).err().map(ReasonView::from).into_iter().collect();
     let now = engine.clock.now();
     if environment == Environment::Live && engine.store.quota_used(tenant, now.day()).await? >= engine.plans.of(&view.record.plan).quota() {
         reasons.push(Problem::of(codes::DAILY_QUOTA_EXCEEDED).into());

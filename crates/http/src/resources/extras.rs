@@ -68,7 +68,7 @@ pub struct TemplateRequest {
     /// Its name; with Twilio the content SID.
     #[schema(min_length = 1, max_length = 512, pattern = "^[A-Za-z0-9_]+$", example = "order_shipped")]
     name: String,
-    /// Its language; `en_US` when absent.
+    /// Its language. Meta's Cloud API needs it; with Twilio the template has its own.
     #[schema(required = false, pattern = "^[a-z]{2,3}(_[A-Z]{2})?$", example = "en_US")]
     language: Option<String>,
     /// What is put in the place of `{{1}}`, `{{2}}`, … of its text.
@@ -133,7 +133,7 @@ pub(super) fn metadata() -> Schema {
 /// The schema of `data`.
 pub(super) fn data() -> Schema {
     let about = "What the app gets with a notification. At most 20 texts, 3,500 bytes in all, by names of 1 to 64 letters, digits, `-`, \
-                 `_` or `.`; `from`, `gcm`, `aps`, `message_type` and names that begin with `google` are the push services' own.";
+                 `_` or `.`; `from`, `gcm`, `aps`, `message_type` and names that begin with `google` or `gcm.` are the push services' own.";
     members(text(DATA_MAX), ("orderId", "1042"), about)
 }
 
@@ -314,7 +314,7 @@ fn metadatum(name: &str, value: &str) -> Result<(), String> {
 
 fn datum(name: &str, _: &str) -> Result<(), String> {
     plain_name(name)?;
-    let reserved = RESERVED.contains(&name) || name.starts_with("google");
+    let reserved = RESERVED.contains(&name) || name.starts_with("google") || name.starts_with("gcm.");
     if reserved { Err("has a name that the push services keep for themselves".to_owned()) } else { Ok(()) }
 }
 

@@ -12,7 +12,7 @@ use raven_store::{Claim, Error, KeyChange, KeyRecord, NewKey, Operation, Rotatio
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{AppState, answer, bound_to, claim, fresh_id, send_request::priority, text, value};
+use super::{AppState, answer, bound_to, claim, environment, fresh_id, send_request::priority, text, value};
 use crate::{
     App,
     body::Body,
@@ -190,16 +190,7 @@ impl KeyRequest<'_> {
                 _ => fields.note("scopes", "must name at least one of messages:send, messages:read, admin:*, and no others"),
             }
         }
-        let environment = match self.environment.as_deref() {
-            None => Some(Environment::Live),
-            Some(name) => {
-                let found = Environment::parse(name);
-                if found.is_none() {
-                    fields.note("environment", "must be live or test");
-                }
-                found
-            }
-        };
+        let environment = environment(fields, self.environment.as_deref(), Environment::Live);
         check_rate(fields, self.rate_limit_rpm);
         let priority = priority(fields, self.priority.as_deref());
         let expires_at = self.expires_at.as_deref().map(Timestamp::parse);

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
-    Channel, Environment, KeyId, MessageId, Priority, Problems, Seq, Source, Status, TenantId, Timestamp,
+    Channel, Environment, KeyId, MessageId, Priority, Seq, Source, Status, TenantId, Timestamp,
     address::{Email, phone},
-    message::{Content, Features},
+    message::Content,
     money::Money,
     page::MAX_LIMIT,
     permission::Role,
 };
 use raven_engine::{
     audit::Entry,
-    directory::Route,
     ingest::{IngestError, Receipt, Submission},
 };
 use raven_store::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Operation, messages::MessageClaim};
@@ -24,7 +23,7 @@ use serde_json::value::RawValue;
 use super::{
     AppState,
     dry_run::{self, DryRunParameter, DryRunView},
-    json, text,
+    environment, json, text,
 };
 use crate::{
     App,
@@ -287,16 +286,7 @@ pub async fn send_as_human(
     let request = HumanSendRequest::read(&mut fields);
     let key = idempotency::key(&mut fields, request.idempotency_key.as_deref(), &headers);
     let fingerprint = fields.fingerprint();
-    let environment = match request.environment.as_deref() {
-        None => Some(session.confined_to().unwrap_or(Environment::Live)),
-        Some(name) => {
-            let found = Environment::parse(name);
-            if found.is_none() {
-                fields.note("environment", "must be live or test");
-            }
-            found
-        }
-    };
+    let environment = environment(&mut fields, request.environment.as_deref(), session.confined_to().unwrap_or(Environment::Live));
     let parsed = request.message().parse(&mut fields);
     fields.finish()?;
     let (Some(parsed), Some(environment)) = (parsed, environment) else { return Err(Problem::of(codes::VALIDATION_FAILED)) };
@@ -330,11 +320,9 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let route = view.route(environment, parsed.channel);
-    let refusal = match (dry_run::refusal(route.as_ref(), view.has_default_sender(parsed.channel), &parsed), route) {
-        (Some(refusal), _) => refusal,
-        (None, None) => Problem::of(codes::NO_PROVIDER_FOR_CHANNEL),
-        (None, Some(route)) => {
+    let refusal = match parsed.route(&view, environment) {
+        Err(refusal) => refusal,
+        Ok(route) => {
             let plan = engine.plans.of(&view.record.plan);
             let submission = Submission {
                 tenant,
@@ -373,15 +361,6 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
         Some(Accepted::KeyReused) => Err(Problem::of(codes::IDEMPOTENCY_KEY_REUSED)),
         _ => Err(refusal),
     }
-}
-
-/// Names the fields that the provider can't carry.
-pub(super) fn unsupported(route: &Route, features: Features) -> Problem {
-    let mut problems = Problems::default();
-    for feature in features.beyond(route.features()) {
-        problems.add(feature.name(), format!("can't be carried by {}", route.provider()));
-    }
-    Problem::listed(codes::UNSUPPORTED_FEATURE, problems)
 }
 
 /// The day ends at midnight, UTC.

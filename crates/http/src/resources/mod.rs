@@ -21,12 +21,14 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
-use raven_core::Timestamp;
+use raven_core::{Environment, Timestamp};
 use raven_store::{Claim, Operation, Outcome, Scope};
 use uuid::Uuid;
 
 use crate::{
-    App, codes, idempotency,
+    App, codes,
+    fields::Fields,
+    idempotency,
     problem::{Problem, Result},
 };
 
@@ -35,6 +37,16 @@ fn fresh_id(app: &App) -> Result<Uuid> {
     let mut bytes = [0; 16];
     app.engine.entropy.fill(&mut bytes)?;
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
+}
+
+/// Reads the name of an environment; `usual` when none is given.
+fn environment(fields: &mut Fields<'_>, name: Option<&str>, usual: Environment) -> Option<Environment> {
+    let Some(name) = name else { return Some(usual) };
+    let found = Environment::parse(name);
+    if found.is_none() {
+        fields.note("environment", "must be live or test");
+    }
+    found
 }
 
 /// The claim of a creation on its caller's key, if one was given; `response` is what a replay gets.

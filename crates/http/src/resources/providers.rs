@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{ConfigId, Environment, Timestamp, json::Json};
-use raven_providers::{CATALOG, Field, Kind, Members, Spec};
+use raven_providers::{CATALOG, Class, Field, Kind, Members, Provider, Spec};
 use raven_store::{
     ConfigRecord, NewConfig, Operation, Scope,
     providers::{FAILED, UNVERIFIED, VERIFIED},
@@ -85,7 +85,7 @@ pub struct ConfigView {
     /// Whether its credentials were tried.
     #[schema(value_type = ConfigStatusName)]
     pub status: String,
-    /// Why its status is `failed`.
+    /// Why its status is `failed`, or could not be found out.
     #[schema(required)]
     pub status_reason: Option<String>,
     /// Its public settings.
@@ -233,6 +233,8 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         return Err(Problem::of(codes::VALIDATION_FAILED));
     };
 
+    bindable(provider, &public, &secret)?;
+
     let (id, tenant) = (ConfigId(fresh_id(&app)?), session.tenant_id());
     let plain = zeroize::Zeroizing::new(text(&secret)?);
     let record = ConfigRecord {
@@ -345,12 +347,23 @@ fn resettle<R>(
     let public = Value::Object(merged(stored(record.public.as_bytes()), public));
     let secret = Value::Object(merged(stored(&opened), secret));
     let (public, secret) = provider.spec.validate(Some(&public), Some(&secret)).map_err(Problem::fields)?;
-    provider.bind(&public, &secret).map_err(|why| Problem::field("secretConfig", why))?;
+    bindable(provider, &public, &secret)?;
     let plain = zeroize::Zeroizing::new(text(&secret)?);
     record.public = text(&public)?;
     record.secret = app.engine.vault.seal_config(&session.tenant.data_key, record.tenant, record.id, plain.as_bytes())?;
     (record.status, record.status_reason) = (UNVERIFIED.to_owned(), None);
     Ok(())
+}
+
+/// Refuses settings that are what they should be one by one, and still can't be used: a key that is none, say.
+fn bindable(provider: &Provider, public: &Members, secret: &Members) -> Result<()> {
+    provider.bind(public, secret).map(drop).map_err(|why| match why.split_once(' ') {
+        // It begins with the setting's name.
+        Some((field, message)) if field.starts_with("publicConfig.") || field.starts_with("secretConfig.") => {
+            Problem::field(field, message)
+        }
+        _ => Problem::field("secretConfig", why),
+    })
 }
 
 /// JSON Merge Patch (RFC 7396) of one level.
@@ -365,7 +378,10 @@ fn merged(mut members: Members, change: Option<&Value>) -> Members {
     members
 }
 
-/// Ask the provider whether a config's credentials work. Nothing is sent; the config is `verified` or `failed` afterwards.
+/// Ask the provider whether a config's credentials work. Nothing is sent.
+///
+/// The config is `verified` or `failed` afterwards. Where the provider can't be asked (it does not answer, or the key may send but
+/// nothing else), the status stays, and `statusReason` says why.
 #[utoipa::path(post, path = "/v1/admin/providers/{id}/verify", tag = "providers", params(("id" = uuid::Uuid, Path, description = "The config's id.", example = "5b0f2e5c-9a53-4c0e-9b58-0f6c1c1f7a10")), responses((status = 200, body = ConfigView)))]
 pub async fn verify(
     session: Session<AsAdmin>,
@@ -379,13 +395,15 @@ pub async fn verify(
     let old = app.engine.store.find_config(tenant, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     app.engine.directory.forget(tenant).await;
     let view = app.engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?;
-    let outcome = match view.as_ref().and_then(|view| view.connection(id)) {
-        Some(connection) => app.engine.calls.verify(connection).await.map_err(|e| format!("{}: {}", e.code, e.message)),
-        None => Err("unusable: this version can't use the settings; set them again".to_owned()),
-    };
-    let (status, reason) = match outcome {
-        Ok(()) => (VERIFIED, None),
-        Err(why) => (FAILED, Some(why)),
+    let (status, reason) = match view.as_ref().and_then(|view| view.connection(id)) {
+        None => (FAILED, Some("unusable: this version can't use the settings; set them again".to_owned())),
+        Some(connection) => match app.engine.calls.verify(connection).await {
+            Ok(()) => (VERIFIED, None),
+            Err(e) => {
+                let decided = matches!(e.class, Class::Credentials | Class::Rejected);
+                (if decided { FAILED } else { &old.status }, Some(format!("{}: {}", e.code, e.message)))
+            }
+        },
     };
     let new = ConfigRecord { status: status.to_owned(), status_reason: reason, ..old.clone() };
     let shown = ConfigView::from(new.clone());

@@ -3,17 +3,21 @@
 use std::borrow::Cow;
 
 use raven_core::{
-    Channel, Priority,
+    Channel, Environment, Priority, Problems,
     address::{Email, Mailbox, phone, sender_id},
     json::Json,
     message::{Content, Features},
     sms::{self, Segments},
 };
 
+use raven_engine::directory::{Route, TenantView};
+
 use super::extras::{self, AttachmentRequest, TemplateRequest};
 use crate::{
+    codes,
     fields::{Fields, line, request},
     openapi::closed::{AnyRecipient, ChannelName, EnvironmentName, PriorityName},
+    problem::{Problem, Result},
 };
 
 /// Characters of a recipient.
@@ -182,6 +186,27 @@ pub struct Parsed {
     pub needs_sender: bool,
     /// What the provider must be able to carry.
     pub features: Features,
+}
+
+impl Parsed {
+    /// Where it goes in this environment, as far as that is known before it is accepted.
+    ///
+    /// # Errors
+    /// Why it can't be sent.
+    pub fn route(&self, view: &TenantView, environment: Environment) -> Result<Route> {
+        let Some(route) = view.route(environment, self.channel) else {
+            let text = format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", self.channel);
+            return Err(Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, text));
+        };
+        if self.needs_sender && !view.has_default_sender(self.channel) {
+            return Err(Problem::field("from", "is required: the provider config has no from_email"));
+        }
+        let mut problems = Problems::default();
+        for feature in self.features.beyond(route.features()) {
+            problems.add(feature.name(), format!("can't be carried by {}", route.provider()));
+        }
+        if problems.is_empty() { Ok(route) } else { Err(Problem::listed(codes::UNSUPPORTED_FEATURE, problems)) }
+    }
 }
 
 impl<'a> SendRequest<'a> {

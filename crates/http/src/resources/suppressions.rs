@@ -15,7 +15,7 @@ use raven_store::{Error, NewSuppression, Operation, Scope, SuppressionFilter, Su
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{AppState, answer, claim, fresh_id, messages::Recipient, send_request, text, value};
+use super::{AppState, answer, claim, environment, fresh_id, messages::Recipient, send_request, text, value};
 use crate::{
     body::Body,
     caller::{AsAdmin, AsViewer, Session},
@@ -256,16 +256,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
             found
         }
     };
-    let environment = match request.environment.as_deref() {
-        None => Some(session.confined_to().unwrap_or(Environment::Live)),
-        Some(name) => {
-            let found = Environment::parse(name);
-            if found.is_none() {
-                fields.note("environment", "must be live or test");
-            }
-            found
-        }
-    };
+    let environment = environment(&mut fields, request.environment.as_deref(), session.confined_to().unwrap_or(Environment::Live));
     fields.finish()?;
     let (Some(channel), Some(address), Some(reason), Some(environment)) = (channel, address, reason, environment) else {
         return Err(Problem::of(codes::VALIDATION_FAILED));

@@ -181,3 +181,34 @@ async fn a_config_that_failed_is_good_again_when_a_message_went_through() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_asked_decides_nothing() {
+    // Nothing listens there.
+    let base_urls = [("twilio".to_owned(), "http://127.0.0.1:9".to_owned())].into();
+    on_both_with(TestOptions { base_urls, ..TestOptions::default() }, async |app| {
+        let t = app.tenant("Acme").await;
+        let path = configure(&app, &t, "right").await;
+        let asked = app.as_human(&t.owner, &t.slug, Method::POST, &format!("{path}/verify"), None).await.expect(200);
+        assert_eq!(asked["status"], "unverified");
+        assert!(asked["statusReason"].as_str().is_some_and(|why| why.starts_with("provider_unreachable")), "{asked}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused_by_its_name() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        let body = json!({
+            "provider": "apns", "label": "Push",
+            "publicConfig": { "team_id": "ABCDE12345", "key_id": "ABCDE12345", "bundle_id": "com.example.app" },
+            "secretConfig": { "private_key": "-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----" },
+        });
+        let error =
+            app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/providers", Some(body)).await.expect_error(400, "validation_failed");
+        assert_eq!(error["errors"][0]["field"], "secretConfig.private_key");
+        assert!(!error.to_string().contains("hush"), "{error}");
+    })
+    .await;
+}
