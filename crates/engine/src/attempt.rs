@@ -5,11 +5,11 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use raven_core::{
-    Clock, EventKind, IdCipher, Seq, Status, SuppressionId, SuppressionReason, Timestamp, message::Content, problem::chain,
-    retry::RetryPolicy, suppression::comparable,
+    Clock, EventKind, IdCipher, Seq, Status, SuppressionId, SuppressionReason, Timestamp, address::Mailbox, message::Content,
+    problem::chain, retry::RetryPolicy, suppression::comparable,
 };
 use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
-use raven_store::{Action, ConfigRecord, Job, Lease, Next, Settlement, Store, Suppresses};
+use raven_store::{Action, ConfigRecord, Job, Lane, Lease, Next, Settlement, Store, Suppresses};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -147,8 +147,11 @@ impl Attempts {
     }
 
     async fn call(&self, job: &Job, route: &Route) -> Ended {
-        let content: Content<'_> = serde_json::from_str(&job.content)
+        let mut content: Content<'_> = serde_json::from_str(&job.content)
             .map_err(|_| SendError::new(Class::Rejected, "internal", "the stored content can't be read"))?;
+        for copies in [&mut content.cc, &mut content.bcc] {
+            *copies = self.without_suppressed(job, std::mem::take(copies)).await?;
+        }
         let message = Outbound {
             id: self.ids.seal(job.seq),
             channel: job.lane.channel,
@@ -161,6 +164,27 @@ impl Attempts {
             Route::Sandbox => raven_providers::sandbox::send(&message),
             Route::Provider(connection) => self.calls.send(connection, &message).await,
         }
+    }
+
+    /// Those recipients of copies who may be written to. Whom the message is for was looked up with the start.
+    async fn without_suppressed(&self, job: &Job, mailboxes: Vec<String>) -> Result<Vec<String>, SendError> {
+        let Lane { tenant, environment, channel, .. } = job.lane;
+        let mut kept = Vec::with_capacity(mailboxes.len());
+        for text in mailboxes {
+            // One that can't be read is the adapter's to refuse.
+            let address = Mailbox::parse(&text).ok().map(|mailbox| mailbox.email.to_string());
+            let suppressed = match address {
+                None => None,
+                Some(address) => self.store.find_suppression_of(tenant, environment, channel, &address).await.map_err(|e| {
+                    tracing::error!(error = chain(&e), "suppressions can't be read; a message with copies waits");
+                    SendError::new(Class::Retry { after: None }, "unavailable", "the list of suppressions could not be read")
+                })?,
+            };
+            if suppressed.is_none() {
+                kept.push(text);
+            }
+        }
+        Ok(kept)
     }
 
     /// Writes down on a config that its credentials don't work, or work again.

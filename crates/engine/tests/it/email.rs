@@ -139,3 +139,26 @@ async fn wrong_credentials_are_no_bounce() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_copy_goes_to_nobody_who_is_suppressed() {
+    let smtp = server(Security::StartTls);
+    on_both_with(trusting(&smtp), async |app| {
+        let before = smtp.received().len();
+        let t = app.tenant("Acme").await;
+        configure(&app, &t, smtp.port(), json!({})).await;
+        for address in ["Bob@Example.com", "dan@example.com"] {
+            let body = json!({ "channel": "email", "address": address, "reason": "unsubscribed" });
+            app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/suppressions", Some(body)).await.expect(201);
+        }
+        let mut body = mail();
+        body["cc"] = json!(["Bob <bob@example.com>", "Carol <carol@example.com>"]);
+        body["bcc"] = json!(["dan@example.com", "eve@example.com"]);
+        let message = send(&app, &t, body).await;
+        assert_eq!(message["status"], "sent", "{message}");
+        let sent = &smtp.received()[before];
+        assert_eq!(sent.rcpt_tos, ["ada@example.com", "carol@example.com", "eve@example.com"]);
+        assert_eq!(sent.header("cc"), Some("Carol <carol@example.com>"));
+    })
+    .await;
+}

@@ -62,10 +62,10 @@ macro_rules! send_request {
                 /// Where answers go: email. An address with or without a name.
                 #[schema(min_length = 1, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "Acme support <help@example.com>")]
                 reply_to: Cow<'a, str> = "replyTo",
-                /// Further recipients whom all see: email. At most 49, with `bcc`.
+                /// Further recipients whom all see: email. At most 49, with `bcc`. One who is suppressed gets no copy.
                 #[schema(required = false, schema_with = extras::mailboxes)]
                 cc: Json<'a> = "cc",
-                /// Further recipients whom nobody sees: email. At most 49, with `cc`.
+                /// Further recipients whom nobody sees: email. At most 49, with `cc`. One who is suppressed gets no copy.
                 #[schema(required = false, schema_with = extras::mailboxes)]
                 bcc: Json<'a> = "bcc",
                 /// Further header fields: email.
