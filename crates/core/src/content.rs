@@ -80,6 +80,40 @@ pub struct Attachment {
     pub content_id: Option<String>,
 }
 
+impl Attachment {
+    /// How many bytes it has; `None` when its content is not base64 as RFC 4648 (section 4) has it, with padding and nothing else.
+    #[must_use]
+    pub fn size(&self) -> Option<usize> {
+        let text = self.content.as_bytes();
+        let (groups, rest) = text.as_chunks::<4>();
+        let Some((last, _)) = groups.split_last() else { return rest.is_empty().then_some(0) };
+        let padding = last.iter().rev().take_while(|b| **b == b'=').count();
+        // Of the last character that counts, the bits that no byte needs must be nought.
+        let unused = match padding {
+            0 => 0,
+            1 => 0b11,
+            2 => 0b1111,
+            _ => return None,
+        };
+        let digits = &text[..text.len() - padding];
+        let good = rest.is_empty()
+            && digits.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+            && digits.last().is_some_and(|b| sextet(*b) & unused == 0);
+        good.then(|| groups.len() * 3 - padding)
+    }
+}
+
+/// The six bits that a character of base64 stands for.
+const fn sextet(character: u8) -> u8 {
+    match character {
+        b'A'..=b'Z' => character - b'A',
+        b'a'..=b'z' => character - b'a' + 26,
+        b'0'..=b'9' => character - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    }
+}
+
 impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Megabytes, and nobody's to read.
@@ -231,6 +265,23 @@ mod tests {
         assert_eq!(beyond(&[Feature::Cc, Feature::Bcc]), [Feature::ReplyTo]);
         assert_eq!(beyond(&Feature::ALL), []);
         assert_eq!(Content::default().features(), Features::default());
+    }
+
+    #[test]
+    fn an_attachments_size_is_that_of_what_base64_stands_for() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let file = |content: &str| Attachment {
+            filename: String::new(),
+            content_type: String::new(),
+            content: content.to_owned(),
+            content_id: None,
+        };
+        for bytes in [&b""[..], b"a", b"ab", b"abc", b"abcd", &[255; 100], &[0; 101]] {
+            assert_eq!(file(&STANDARD.encode(bytes)).size(), Some(bytes.len()));
+        }
+        for text in ["a", "aGk", "aGk= ", "aG k", "aGl=", "aR==", "a===", "====", "=aGk", "aGk=aGk=", "aGk_", "aGk-", "äGk=", "aGk=\n"] {
+            assert_eq!(file(text).size(), STANDARD.decode(text).ok().map(|b| b.len()), "{text}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Acceptance: the way in. Messages wait in a bounded queue, from which `coalescer` has them stored.
 
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
 use raven_core::{
-    Channel, Clock, Environment, IdCipher, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, retry::RetryPolicy, sms::Encoding,
+    Channel, Clock, Environment, IdCipher, KeyId, Priority, Seq, Source, Status, TenantId, Timestamp, message::Content, retry::RetryPolicy,
+    sms::Encoding,
 };
 use raven_store::{
     NewMessage, Store,
@@ -153,7 +155,7 @@ impl Ingest {
         let mut message = new_message(submission, seq, now, &self.ids);
         if message.content.len() > LARGE_CONTENT {
             self.store.put_content(tenant, seq, &message.content).await.map_err(|e| IngestError::of(&e))?;
-            message.content = String::new();
+            message.content = outline(&message.content);
             message.large = true;
         }
         // A tenant's messages meet in one writer: there equal keys are folded, and batches don't deadlock on them.
@@ -168,6 +170,19 @@ impl Ingest {
         }
         answered.await.unwrap_or(Err(IngestError::Unavailable))
     }
+}
+
+/// What of large content is asked for with the message itself, and so stays with it.
+fn outline(content: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Labels {
+        #[serde(default)]
+        tags: Vec<String>,
+        #[serde(default)]
+        metadata: BTreeMap<String, String>,
+    }
+    let labels = serde_json::from_str(content).map(|Labels { tags, metadata }| Content { tags, metadata, ..Content::default() });
+    serde_json::to_string(&labels.unwrap_or_default()).unwrap_or_default()
 }
 
 fn new_message(s: Submission, seq: Seq, now: Timestamp, ids: &IdCipher) -> NewMessage {

@@ -27,7 +27,7 @@ pub struct NewMessage {
     pub key: Option<KeyId>,
     /// Whom it reaches.
     pub recipient: String,
-    /// What it says: JSON of [`raven_core::message::Content`]. Empty when `large`.
+    /// What it says: JSON of [`raven_core::message::Content`]. When `large`, its outline: tags and metadata only.
     pub content: String,
     /// The content was stored with [`Messages::put_content`] under the same seq.
     pub large: bool,
@@ -241,6 +241,9 @@ pub trait Messages: Send + Sync {
 
     /// The timeline, oldest first by (time, order of recording), with `queued` and `sending` filled in.
     async fn list_events(&self, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>>;
+
+    /// What the row of the tenant's message holds of its content: all of it, or the outline of a large one.
+    async fn find_outline(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>>;
 
     /// The content of the tenant's message: JSON.
     async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>>;

@@ -468,6 +468,10 @@ impl Messages for FaultyStore {
         self.inner.list_events(tenant, seq).await
     }
 
+    async fn find_outline(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
+        self.inner.find_outline(tenant, seq).await
+    }
+
     async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
         self.inner.find_content(tenant, seq).await
     }

@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use raven_core::{
     address::Mailbox,
     json::Json,
@@ -106,7 +105,8 @@ pub(super) fn mailboxes() -> Schema {
         text(320).min_length(Some(3)),
         RECIPIENTS_MAX,
         "Ada <ada@example.com>",
-        "Further recipients: addresses with or without a name. At most 49 in `cc` and `bcc` together.",
+        "Further recipients: addresses with or without a name. At most 49 in `cc` and `bcc` together. One \
+         who is suppressed gets no copy.",
     )
 }
 
@@ -360,23 +360,26 @@ fn attachment(fields: &mut Fields<'_>, size: &mut usize) -> Option<Attachment> {
         Some(_) => fields.note("contentType", "must be a media type such as application/pdf"),
     }
     let content: Option<Cow<'_, str>> = fields.take("content");
-    match content.as_deref().map(|text| STANDARD.decode(text)) {
-        None => fields.require("content", "is required"),
-        Some(Ok(bytes)) if !bytes.is_empty() => *size += bytes.len(),
-        Some(Ok(_)) => fields.note("content", "must not be empty"),
-        Some(Err(_)) => fields.note("content", "must be base64 (RFC 4648, with padding, no line breaks)"),
+    if content.is_none() {
+        fields.require("content", "is required");
     }
     let content_id: Option<Cow<'_, str>> = fields.take("contentId");
     let plain = |id: &str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@-".contains(&b));
     if content_id.as_deref().is_some_and(|id| !plain(id)) {
         fields.note("contentId", "must be 1 to 128 letters, digits, '.', '_', '@' or '-'");
     }
-    Some(Attachment {
+    let file = Attachment {
         filename: filename?.into_owned(),
         content_type: content_type?.into_owned(),
         content: content?.into_owned(),
         content_id: content_id.map(Cow::into_owned),
-    })
+    };
+    match file.size() {
+        Some(0) => fields.note("content", "must not be empty"),
+        Some(bytes) => *size += bytes,
+        None => fields.note("content", "must be base64 (RFC 4648, with padding, no line breaks)"),
+    }
+    Some(file)
 }
 
 fn template(json: Json<'_>, fields: &mut Fields<'_>) -> Option<Template> {

@@ -421,8 +421,8 @@ async fn one(
     let record = app.engine.store.find_message(tenant, environment, seq).await?.ok_or_else(not_found)?;
     let events = app.engine.store.list_events(tenant, seq).await?;
     let events = events.into_iter().map(|e| EventView::new(e, with_payload)).collect();
-    let content = app.engine.store.find_content(tenant, seq).await?.unwrap_or_default();
-    let Content { tags, metadata, .. } = serde_json::from_str(&content).unwrap_or_default();
+    let outline = app.engine.store.find_outline(tenant, seq).await?.unwrap_or_default();
+    let Content { tags, metadata, .. } = serde_json::from_str(&outline).unwrap_or_default();
     Ok(axum::Json(MessageWithEvents { message: view(app, record), tags, metadata, events }))
 }
 
@@ -433,8 +433,7 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
     let (mut filter, limit, cursor) = read_filter(&mut parameters);
     parameters.finish()?;
     filter.environment = Some(caller.key.environment);
-    let page = many(&app, "messages", caller.key.tenant, filter, limit, cursor.as_deref()).await?;
-    Ok(shown(&app, page))
+    many(&app, "messages", caller.key.tenant, filter, limit, cursor.as_deref()).await
 }
 
 /// Messages, newest first.
@@ -446,8 +445,7 @@ pub async fn list_as_human(session: Session<AsViewer>, State(app): AppState, que
     let environment = parameters.environment();
     parameters.finish()?;
     filter.environment = session.environment(environment)?;
-    let page = many(&app, "admin/messages", session.tenant_id(), filter, limit, cursor.as_deref()).await?;
-    Ok(shown(&app, page))
+    many(&app, "admin/messages", session.tenant_id(), filter, limit, cursor.as_deref()).await
 }
 
 pub(super) const LIST: &[&str] = &["status", "channel", "to", "externalId", "source", "provider", "from", "until", "limit", "cursor"];
@@ -529,20 +527,15 @@ fn normal_recipient(to: &str) -> String {
     }
 }
 
-fn shown(app: &App, page: Page<MessageRecord>) -> axum::Json<Page<MessageView>> {
-    let Page { data, next_cursor } = page;
-    axum::Json(Page { data: data.into_iter().map(|m| view(app, m)).collect(), next_cursor })
-}
-
-/// A page of messages, and where the next one begins.
-pub(super) async fn many(
+/// What a list of messages asks the store for, and what its cursors are bound to.
+pub(super) fn asked(
     app: &App,
     endpoint: &str,
     tenant: TenantId,
     filter: MessageFilter,
     limit: usize,
     cursor: Option<&str>,
-) -> Result<Page<MessageRecord>> {
+) -> Result<(page::Scope, MessageQuery)> {
     let time = |t: Option<Timestamp>| t.map(|t| t.millis().to_string());
     let scope = page::Scope::new(endpoint, tenant.0)
         .with("environment", filter.environment.map(Environment::name))
@@ -555,8 +548,19 @@ pub(super) async fn many(
         .with("from", time(filter.from).as_deref())
         .with("until", time(filter.until).as_deref());
     let before: Option<Seq> = scope.open(&app.engine.cursors, cursor)?;
-    let query = MessageQuery { filter, before, limit, scan: SCAN.max(MAX_LIMIT) };
+    Ok((scope, MessageQuery { filter, before, limit, scan: SCAN.max(MAX_LIMIT) }))
+}
+
+async fn many(
+    app: &App,
+    endpoint: &str,
+    tenant: TenantId,
+    filter: MessageFilter,
+    limit: usize,
+    cursor: Option<&str>,
+) -> Result<axum::Json<Page<MessageView>>> {
+    let (scope, query) = asked(app, endpoint, tenant, filter, limit, cursor)?;
     let found = app.engine.store.list_messages(tenant, &query).await?;
     let next_cursor = found.next.map(|seq| scope.seal(&app.engine.cursors, &seq));
-    Ok(Page { data: found.rows, next_cursor })
+    Ok(axum::Json(Page { data: found.rows.into_iter().map(|m| view(app, m)).collect(), next_cursor }))
 }

@@ -111,9 +111,14 @@ async fn attachments_are_ten_megabytes_in_all() {
         let key = app.tenant("Acme").await.test;
         let file = |bytes: usize| json!({ "filename": "a", "contentType": "text/plain", "content": STANDARD.encode(vec![7; bytes]) });
         let half = 5 * 1024 * 1024;
-        let accepted = app.post_message(&key, email(json!({ "attachments": [file(half), file(half)] }))).await.expect(202);
+        let extra = json!({ "attachments": [file(half), file(half)], "tags": ["receipts"], "metadata": { "order": "1" } });
+        let accepted = app.post_message(&key, email(extra)).await.expect(202);
         app.settle().await;
-        assert_eq!(app.message(&key, accepted["id"].as_str().expect("an id")).await["status"], "sent");
+        let shown = app.message(&key, accepted["id"].as_str().expect("an id")).await;
+        assert_eq!(
+            (&shown["status"], &shown["tags"], &shown["metadata"]),
+            (&json!("sent"), &json!(["receipts"]), &json!({ "order": "1" }))
+        );
         app.advance(raven_providers::sandbox::DELIVERED_AFTER).await;
         let error = app
             .post_message(&key, email(json!({ "attachments": [file(half), file(half + 1)] })))

@@ -121,3 +121,31 @@ async fn what_was_captured_is_read_back_by_test_keys_alone() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_page_of_large_messages_ends_early_and_the_next_one_goes_on() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        let file = json!({ "filename": "a", "contentType": "text/plain", "content": "aGVs".repeat(700_000) });
+        let mut sent = Vec::new();
+        for n in 0..4 {
+            let email = json!({ "channel": "email", "to": "ada@example.com", "from": "a@example.com", "subject": format!("{n}"), "bodyText": "x", "attachments": [file] });
+            sent.push(app.post_message(&t.test, email).await.expect(202)["id"].clone());
+            app.settle().await;
+        }
+        app.advance(raven_providers::sandbox::DELIVERED_AFTER).await;
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        for expected in [2, 2] {
+            let page = app.with_key(&t.test, http::Method::GET, &format!("/v1/sandbox/messages{cursor}"), None).await.expect(200);
+            let rows = page["data"].as_array().expect("rows");
+            assert_eq!(rows.len(), expected);
+            assert_eq!(rows[0]["content"]["attachments"][0]["size"], 2_100_000);
+            seen.extend(rows.iter().map(|row| row["id"].clone()));
+            cursor = format!("?cursor={}", page["nextCursor"].as_str().unwrap_or("end"));
+        }
+        assert_eq!(cursor, "?cursor=end");
+        seen.reverse();
+        assert_eq!(seen, sent);
+    })
+    .await;
+}

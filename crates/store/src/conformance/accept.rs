@@ -256,7 +256,10 @@ pub async fn large_content_is_read_back(store: Arc<dyn Store>) -> Result<()> {
     let (one, two, lease) = (tenant(&store, 1).await?, tenant(&store, 2).await?, node(&store, "a").await?);
     let long = format!(r#"{{"bodyHtml":"{}"}}"#, "<p>é</p>".repeat(LARGE_CONTENT / 4));
     store.put_content(one, seq(1), &long).await?;
-    create(&store, NewMessage { channel: Channel::Email, content: String::new(), large: true, ..message(one, seq(1)) }).await?;
+    let outline = r#"{"tags":["receipts"]}"#.to_owned();
+    create(&store, NewMessage { channel: Channel::Email, content: outline.clone(), large: true, ..message(one, seq(1)) }).await?;
+    assert_eq!(store.find_outline(one, seq(1)).await?, Some(outline));
+    assert_eq!(store.find_outline(two, seq(1)).await?, None);
     assert_eq!(store.find_content(one, seq(1)).await?.as_ref(), Some(&long));
     assert_eq!(store.find_content(two, seq(1)).await?, None);
     let claimed = claim_all(&store, lease, at(1)).await?;

@@ -83,6 +83,7 @@ const FIND: &str = concat!(
     message_columns!(),
     " FROM messages WHERE seq = $1 AND tenant_id = $2 AND ($3::smallint IS NULL OR environment = $3)"
 );
+const FIND_OUTLINE: &str = "SELECT content FROM messages WHERE seq = $1 AND tenant_id = $2";
 const FIND_CONTENT: &str = "SELECT CASE WHEN m.large THEN c.content ELSE m.content END AS content \
      FROM messages m LEFT JOIN contents c ON m.large AND c.seq = m.seq WHERE m.seq = $1 AND m.tenant_id = $2";
 // A call that is repeated because its answer got lost finds its own row.
@@ -101,8 +102,18 @@ const STRETCH: i64 = 4096;
 const STRETCHES: i64 = 4;
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] =
-    &[BY_TENANT, BY_EXTERNAL_ID, BY_STATUS, FIND, FIND_CONTENT, PUT_CONTENT, SWEEP_CONTENTS, PURGE_IDEMPOTENCY, IDEMPOTENCY_BLOCKS];
+pub(super) const STATEMENTS: &[&str] = &[
+    BY_TENANT,
+    BY_EXTERNAL_ID,
+    BY_STATUS,
+    FIND,
+    FIND_OUTLINE,
+    FIND_CONTENT,
+    PUT_CONTENT,
+    SWEEP_CONTENTS,
+    PURGE_IDEMPOTENCY,
+    IDEMPOTENCY_BLOCKS,
+];
 
 const _: () = assert!(Status::Expired.code() == 40 && Status::Delivered.code() == 60);
 
@@ -222,6 +233,15 @@ impl Messages for PostgresStore {
 
     async fn list_events(&self, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>> {
         timeline::list(self, tenant, seq).await
+    }
+
+    async fn find_outline(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
+        self.connection()
+            .await?
+            .query_opt_within(tenant, FIND_OUTLINE, &[&seq.0, &tenant.0])
+            .await?
+            .map(|row| get(&row, "content"))
+            .transpose()
     }
 
     async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {

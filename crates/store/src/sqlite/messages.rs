@@ -31,6 +31,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     PUT_CONTENT,
     ORPHANS,
     DELETE_ORPHAN,
+    FIND_OUTLINE,
     FIND_CONTENT,
     SCAN_IDEMPOTENCY,
     PURGE_IDEMPOTENCY,
@@ -56,6 +57,7 @@ const PUT_CONTENT: &str = "INSERT INTO contents (seq, tenant_id, content) VALUES
 const ORPHANS: &str =
     "SELECT seq FROM contents WHERE seq < ?1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = contents.seq) LIMIT ?2";
 const DELETE_ORPHAN: &str = "DELETE FROM contents WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = contents.seq)";
+const FIND_OUTLINE: &str = "SELECT content FROM messages WHERE seq = ?1 AND tenant_id = ?2";
 const FIND_CONTENT: &str = "SELECT CASE WHEN m.large THEN c.content ELSE m.content END
   FROM messages m LEFT JOIN contents c ON c.seq = m.seq AND m.large WHERE m.seq = ?1 AND m.tenant_id = ?2";
 const SCAN_IDEMPOTENCY: &str = "SELECT owner_id, environment, operation, key, expires_at FROM idempotency
@@ -379,6 +381,10 @@ impl Messages for SqliteStore {
 
     async fn list_events(&self, tenant: TenantId, seq: Seq) -> Result<Vec<EventRecord>> {
         self.read(move |c| timeline::list(c, tenant, seq)).await
+    }
+
+    async fn find_outline(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
+        self.read(move |c| Ok(c.prepare_cached(FIND_OUTLINE)?.query_row(params![seq.0, Id(tenant.0)], |r| r.get(0)).optional()?)).await
     }
 
     async fn find_content(&self, tenant: TenantId, seq: Seq) -> Result<Option<String>> {
