@@ -11,7 +11,7 @@ use raven_core::{
     message::{Attachment, Content, Feature},
 };
 
-use crate::{Class, Field, Kind, Outbound, SendError};
+use crate::{Field, Kind, Outbound, SendError, wire::refused};
 
 pub mod brevo;
 pub mod mailgun;
@@ -111,11 +111,6 @@ impl<'a> Mail<'a> {
     }
 }
 
-/// A refusal of ours, before anything was sent.
-pub(crate) fn refused(code: &str, message: &str) -> SendError {
-    SendError::new(Class::Rejected, code, message)
-}
-
 fn sender<'a>(own: Option<&'a str>, email: Option<&'a str>, name: Option<&str>) -> Result<Mailbox<'a>, SendError> {
     let invalid = || refused("invalid_sender", "the sender is no email address");
     match (own, email) {
@@ -127,7 +122,7 @@ fn sender<'a>(own: Option<&'a str>, email: Option<&'a str>, name: Option<&str>) 
 }
 
 fn mailbox<'a>(code: &str, field: &str, text: &'a str) -> Result<Mailbox<'a>, SendError> {
-    Mailbox::parse(text).map_err(|e| refused(code, &format!("{field} {e}")))
+    Mailbox::parse(text).map_err(|e| refused(code, format!("{field} {e}")))
 }
 
 /// Header fields that Raven or the provider writes, or that have a field of their own in the API.
@@ -152,7 +147,7 @@ const RESERVED: &[&str] = &[
 /// # Errors
 /// [`Class::Rejected`] for a reserved name, one that is none, one that is there twice, and a value with control characters.
 pub(crate) fn headers(content: &Content<'_>) -> Result<(), SendError> {
-    let wrong = |why: String| Err(refused("invalid_headers", &why));
+    let wrong = |why: String| Err(refused("invalid_headers", why));
     let mut seen = HashSet::new();
     for (name, value) in &content.headers {
         // RFC 5322, section 3.6.8; a longer name could not stand in a line of 78 characters.

@@ -155,11 +155,11 @@ fn headers(mail: &Mail<'_>) -> Result<Map<String, Value>, SendError> {
     let mut headers = Map::new();
     for (name, value) in &mail.content.headers {
         if [REFERENCE, "idempotencyKey", "X-Sib-Sandbox"].iter().any(|own| own.eq_ignore_ascii_case(name)) {
-            return Err(refused("invalid_headers", &format!("the header {name} has a meaning for Brevo; a message may not write it")));
+            return Err(refused("invalid_headers", format!("the header {name} has a meaning for Brevo; a message may not write it")));
         }
         // It would send the bytes as they are, which many servers refuse.
         if !value.is_ascii() {
-            return Err(refused("invalid_headers", &format!("Brevo sends headers in ASCII only; write {name} without other characters")));
+            return Err(refused("invalid_headers", format!("Brevo sends headers in ASCII only; write {name} without other characters")));
         }
         headers.insert(name.clone(), value.clone().into());
     }

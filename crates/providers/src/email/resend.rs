@@ -10,7 +10,6 @@ use raven_core::{Channel, Timestamp, address::Mailbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use crate::{
     Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
@@ -30,12 +29,6 @@ pub struct Settings {
     from_email: Option<String>,
     from_name: Option<String>,
     api_key: SecretString,
-}
-
-impl Settings {
-    fn bearer(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("Bearer {}", self.api_key.expose_secret()))
-    }
 }
 
 impl HttpProvider for Resend {
@@ -83,7 +76,8 @@ impl HttpProvider for Resend {
             "tags": tags.collect::<Vec<_>>(),
         }));
         let base = cx.base_url.as_deref().unwrap_or(BASE);
-        let mut request = wire::json_post(&format!("{base}/emails"), &body, (header::AUTHORIZATION, &settings.bearer()));
+        let mut request =
+            wire::json_post(&format!("{base}/emails"), &body, (header::AUTHORIZATION, &wire::bearer(settings.api_key.expose_secret())));
         let key = HeaderValue::from_str(&mail.id.to_string()).map_err(|_| refused("invalid_message", "the message's id is no header"))?;
         request.headers_mut().insert(HeaderName::from_static("idempotency-key"), key);
         Ok(request)
@@ -91,7 +85,7 @@ impl HttpProvider for Resend {
 
     fn verify(settings: &Settings, _: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
         let base = cx.base_url.as_deref().unwrap_or(BASE);
-        Some(wire::get(&format!("{base}/domains"), (header::AUTHORIZATION, &settings.bearer())))
+        Some(wire::get(&format!("{base}/domains"), (header::AUTHORIZATION, &wire::bearer(settings.api_key.expose_secret()))))
     }
 
     fn verified(_: &Settings, response: &Response<Bytes>) -> Result<(), SendError> {

@@ -9,7 +9,6 @@ use raven_core::{Channel, Timestamp, address::Mailbox};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
 
 use crate::{
     Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
@@ -37,10 +36,6 @@ pub struct Settings {
 impl Settings {
     fn base<'a>(&self, cx: &'a Cx<'_>) -> &'a str {
         cx.base_url.as_deref().unwrap_or(if self.region.as_deref() == Some("eu") { EU } else { BASE })
-    }
-
-    fn bearer(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("Bearer {}", self.api_key.expose_secret()))
     }
 }
 
@@ -106,11 +101,15 @@ impl HttpProvider for SendGrid {
             "custom_args": custom,
             "ip_pool_name": settings.ip_pool_name,
         }));
-        Ok(wire::json_post(&format!("{}/mail/send", settings.base(cx)), &body, (header::AUTHORIZATION, &settings.bearer())))
+        Ok(wire::json_post(
+            &format!("{}/mail/send", settings.base(cx)),
+            &body,
+            (header::AUTHORIZATION, &wire::bearer(settings.api_key.expose_secret())),
+        ))
     }
 
     fn verify(settings: &Settings, _: Timestamp, cx: &Cx<'_>) -> Option<Request<Bytes>> {
-        Some(wire::get(&format!("{}/scopes", settings.base(cx)), (header::AUTHORIZATION, &settings.bearer())))
+        Some(wire::get(&format!("{}/scopes", settings.base(cx)), (header::AUTHORIZATION, &wire::bearer(settings.api_key.expose_secret()))))
     }
 
     fn verified(_: &Settings, response: &Response<Bytes>) -> Result<(), SendError> {

@@ -123,7 +123,7 @@ pub(crate) fn bind(public: &Members, secret: &Members) -> Result<Bound, String> 
 /// [`Class::Rejected`], when there is no sender, or a header field could not be written without changing what it says.
 pub fn message(settings: &Settings, outbound: &Outbound<'_>) -> Result<Message, SendError> {
     let mail = Mail::read(outbound, settings.from_email.as_deref(), settings.from_name.as_deref())?;
-    let unfit = |e: &dyn std::error::Error| refused("invalid_message", &e.to_string());
+    let unfit = |e: &dyn std::error::Error| refused("invalid_message", e.to_string());
     let everybody = [&mail.to].into_iter().chain(&mail.cc).chain(&mail.bcc);
     let recipients = everybody.map(|m| lettre_mailbox(m, "invalid_recipient").map(|m| m.email)).collect::<Result<_, _>>()?;
     let from = lettre_mailbox(&mail.from, "invalid_sender")?;
@@ -143,7 +143,7 @@ pub fn message(settings: &Settings, outbound: &Outbound<'_>) -> Result<Message, 
         builder = builder.reply_to(lettre_mailbox(mailbox, "invalid_reply_to")?);
     }
     for (name, value) in &mail.content.headers {
-        let name = HeaderName::new_from_ascii(name.clone()).map_err(|e| refused("invalid_headers", &e.to_string()))?;
+        let name = HeaderName::new_from_ascii(name.clone()).map_err(|e| refused("invalid_headers", e.to_string()))?;
         builder = builder.raw_header(HeaderValue::new(name, value.clone()));
     }
     let built = match body(&mail)? {

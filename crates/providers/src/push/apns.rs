@@ -3,6 +3,8 @@
 //! It speaks HTTP/2 only. An app installed by Xcode has tokens of the sandbox, one from the App Store those of production, and
 //! neither takes the other's.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::{Request, Response, Version, header};
 use p256::{ecdsa::SigningKey, pkcs8::DecodePrivateKey};
@@ -13,7 +15,6 @@ use raven_core::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
 
 use super::{apns_collapse_id, es256, put, token};
 use crate::{
@@ -41,6 +42,8 @@ pub struct Settings {
     bundle_id: String,
     sandbox: bool,
     key: SigningKey,
+    /// The last token that was signed, and when it says that it was: signing takes longer than all else about a notification.
+    signed: Mutex<Option<(i64, SecretString)>>,
 }
 
 #[derive(Deserialize)]
@@ -59,22 +62,35 @@ impl TryFrom<Given> for Settings {
         let key = SigningKey::from_pkcs8_pem(given.private_key.expose_secret().trim())
             .map_err(|_| "secretConfig.private_key is no private key: give the whole text of the .p8 file, with its first and last line")?;
         let sandbox = given.environment.as_deref() == Some("sandbox");
-        Ok(Self { team_id: given.team_id, key_id: given.key_id, bundle_id: given.bundle_id, sandbox, key })
+        Ok(Self { team_id: given.team_id, key_id: given.key_id, bundle_id: given.bundle_id, sandbox, key, signed: Mutex::default() })
     }
 }
 
 impl Settings {
     /// `bearer …`: the same on every node for half an hour, so that Apple sees few of them.
-    fn authorization(&self, now: Timestamp) -> Zeroizing<String> {
+    fn authorization(&self, now: Timestamp) -> SecretString {
         let issued = now.seconds().div_euclid(TOKEN_SECONDS) * TOKEN_SECONDS;
+        // Whatever a panic left there is a token, whole or none.
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*signed
+            && *at == issued
+        {
+            return text.clone();
+        }
         let (header, claims) = (json!({ "alg": "ES256", "kid": self.key_id }), json!({ "iat": issued, "iss": self.team_id }));
-        Zeroizing::new(format!("bearer {}", token(&header, &claims, |text| es256(&self.key, text)).as_str()))
+        let text = SecretString::from(format!("bearer {}", token(&header, &claims, |text| es256(&self.key, text)).as_str()));
+        *signed = Some((issued, text.clone()));
+        text
     }
 
     /// A notification for a device.
     fn post(&self, device: &str, payload: &Value, alert: bool, now: Timestamp, cx: &Cx<'_>) -> Request<Bytes> {
         let base = cx.base_url.as_deref().unwrap_or(if self.sandbox { SANDBOX } else { PRODUCTION });
-        let mut request = wire::json_post(&format!("{base}/3/device/{device}"), payload, (header::AUTHORIZATION, &self.authorization(now)));
+        let mut request = wire::json_post(
+            &format!("{base}/3/device/{device}"),
+            payload,
+            (header::AUTHORIZATION, self.authorization(now).expose_secret()),
+        );
         *request.version_mut() = Version::HTTP_2;
         let (kind, priority) = if alert { ("alert", "10") } else { ("background", "5") };
         put(&mut request, "apns-topic", &self.bundle_id);

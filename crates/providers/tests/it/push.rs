@@ -265,3 +265,20 @@ fn a_token_is_used_until_shortly_before_its_end() {
     assert_eq!(class("HTTP/1.1 503 Service Unavailable\nRetry-After: 7\n\n"), Class::Retry { after: Some(Duration::from_secs(7)) });
     assert_eq!(class("HTTP/1.1 429 Too Many Requests\nRetry-After: 7\n\n"), Class::RateLimited { after: Some(Duration::from_secs(7)) });
 }
+
+#[test]
+fn apples_token_is_the_same_for_half_an_hour_on_every_node() {
+    let (one, other) = (call("apns"), call("apns"));
+    let content = text("Hi");
+    let at = |call: &dyn HttpCall, seconds: i64| {
+        let message =
+            Outbound { now: Timestamp::from_millis(1_800_000_000_000 + seconds * 1000), ..outbound(Channel::Push, "00ff", &content) };
+        call.request(&message, &Cx::default()).expect("a request").headers()["authorization"].to_str().expect("ASCII").to_owned()
+    };
+    let first = at(&*one, 0);
+    assert_eq!(at(&*one, 1799), first);
+    assert_eq!(at(&*other, 900), first);
+    let second = at(&*one, 1800);
+    assert_ne!(second, first);
+    assert_eq!(at(&*one, 0), first, "a clock that is set back gets what it would have got");
+}

@@ -145,7 +145,7 @@ pub(crate) fn recipient(n: usize) -> String {
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<HashMap<usize, String>>>,
-    refused: Arc<AtomicUsize>,
+    pub(crate) refused: Arc<AtomicUsize>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -360,82 +360,6 @@ fn kill_9_of_postgres_under_load_loses_and_doubles_nothing() {
     assert_eq!(running.end(), 0, "{}", running.seen);
     drop(sim);
     runtime.shutdown_background();
-}
-
-/// A wire to PostgreSQL that can be cut.
-struct Wire {
-    port: u16,
-    cut: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Wire {
-    fn to(upstream: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (cut, open) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<TcpStream>>>::default());
-        let (is_cut, streams) = (cut.clone(), open.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_cut.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let Ok(server) = TcpStream::connect(&upstream) else { continue };
-                streams.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(std::net::Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Self { port, cut, open }
-    }
-
-    fn cut(&self) {
-        self.cut.store(true, Ordering::SeqCst);
-        for stream in self.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.cut.store(false, Ordering::SeqCst);
-    }
-}
-
-#[test]
-fn a_database_that_goes_away_is_503_and_everything_goes_on_when_it_is_back() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let database = runtime.block_on(postgres_store());
-    let (before, rest) = database.url.split_once("127.0.0.1:").unwrap();
-    let (port, path) = rest.split_once('/').unwrap();
-    let wire = Wire::to(format!("127.0.0.1:{port}"));
-    let (sims, sim) = simulator();
-    let server = Server::new(sim.base_url(), Some(format!("{before}127.0.0.1:{}/{path}", wire.port)));
-    let mut running = server.start();
-    let sender = Arc::new(server.tenant());
-    let load = Load::start(&sender);
-    for _ in 0..3 {
-        load.grow(50);
-        let refused = load.refused.load(Ordering::SeqCst);
-        wire.cut();
-        patiently("503 while the database is away", || load.refused.load(Ordering::SeqCst) >= refused + 8);
-        assert_eq!(call(&server.address, "GET", "/readyz", &[], "").0, 503);
-        assert_eq!(call(&server.address, "GET", "/healthz", &[], "").0, 200);
-        wire.mend();
-    }
-    load.grow(50);
-    let accepted = load.finish();
-    expect_each_once(&sender, &accepted, &sim);
-    server.expect_nothing_wrong();
-    running.signal("TERM");
-    assert_eq!(running.end(), 0, "{}", running.seen);
-    let _inside = runtime.enter();
-    drop(database);
-    drop(sim);
-    sims.shutdown_background();
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 mod crash;
 mod documents;
-mod half_open;
 mod invariants;
 mod layers;
 mod logs;
@@ -16,3 +15,4 @@ mod schemathesis;
 mod serve;
 mod settings;
 mod support;
+mod wire;
