@@ -54,7 +54,7 @@ impl<'a> Mail<'a> {
     /// Reads a message that comes from the mailbox it names, else from the provider config's.
     ///
     /// # Errors
-    /// [`Class::Rejected`] with what is wrong.
+    /// [`Class::Rejected`](crate::Class::Rejected) with what is wrong.
     pub(crate) fn read(outbound: &Outbound<'a>, from_email: Option<&'a str>, from_name: Option<&str>) -> Result<Self, SendError> {
         let content = outbound.content;
         let from = sender(content.from.as_deref(), from_email, from_name)?;
@@ -145,7 +145,7 @@ const RESERVED: &[&str] = &[
 /// May the message write its header fields? Acceptance asked already; this is the last place where a mistake can be stopped.
 ///
 /// # Errors
-/// [`Class::Rejected`] for a reserved name, one that is none, one that is there twice, and a value with control characters.
+/// [`Class::Rejected`](crate::Class::Rejected) for a reserved name, one that is none, one that is there twice, and a value with control characters.
 pub(crate) fn headers(content: &Content<'_>) -> Result<(), SendError> {
     let wrong = |why: String| Err(refused("invalid_headers", why));
     let mut seen = HashSet::new();
