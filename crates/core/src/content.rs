@@ -153,6 +153,8 @@ pub enum Feature {
     Headers,
     /// `attachments`.
     Attachments,
+    /// Attachments that the HTML shows.
+    ContentId,
     /// `title`.
     Title,
     /// `data`.
@@ -171,13 +173,14 @@ pub enum Feature {
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::From,
         Self::ReplyTo,
         Self::Cc,
         Self::Bcc,
         Self::Headers,
         Self::Attachments,
+        Self::ContentId,
         Self::Title,
         Self::Data,
         Self::Badge,
@@ -197,6 +200,7 @@ impl Feature {
             Self::Bcc => "bcc",
             Self::Headers => "headers",
             Self::Attachments => "attachments",
+            Self::ContentId => "attachments[].contentId",
             Self::Title => "title",
             Self::Data => "data",
             Self::Badge => "badge",
@@ -242,6 +246,7 @@ impl Content<'_> {
             Feature::Bcc => !self.bcc.is_empty(),
             Feature::Headers => !self.headers.is_empty(),
             Feature::Attachments => !self.attachments.is_empty(),
+            Feature::ContentId => self.attachments.iter().any(|file| file.content_id.is_some()),
             Feature::Title => self.title.is_some(),
             Feature::Data => !self.data.is_empty(),
             Feature::Badge => self.badge.is_some(),

@@ -25,9 +25,11 @@ pub mod smtp;
 /// The name under which a provider keeps Raven's id of a message, where it keeps data of ours by name.
 pub(crate) const REFERENCE: &str = "raven_message_id";
 
-/// What every provider of email carries.
+/// What nearly every provider of email carries.
 pub(crate) const FEATURES: &[Feature] =
-    &[Feature::From, Feature::ReplyTo, Feature::Cc, Feature::Bcc, Feature::Headers, Feature::Attachments];
+    &[Feature::ContentId, Feature::From, Feature::ReplyTo, Feature::Cc, Feature::Bcc, Feature::Headers, Feature::Attachments];
+/// The same without pictures that the HTML shows.
+pub(crate) const FEATURES_BUT_CONTENT_ID: &[Feature] = FEATURES.split_at(1).1;
 
 /// The address of a provider config's own sender.
 pub(crate) const FROM_EMAIL: Field =

@@ -48,7 +48,7 @@ impl HttpProvider for Brevo {
         channel: Channel::Email,
         docs_url: "https://developers.brevo.com/reference/send-transac-email",
         base_url: Some(BASE),
-        features: email::FEATURES,
+        features: email::FEATURES_BUT_CONTENT_ID,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

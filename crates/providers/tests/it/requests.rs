@@ -109,6 +109,10 @@ fn using(feature: Feature, plain: &Content<'static>) -> Content<'static> {
             let (filename, content_type) = ("zoe@acme.example".to_owned(), "text/plain".to_owned());
             content.attachments = vec![Attachment { filename, content_type, content: "aGk=".into(), content_id: None }];
         }
+        Feature::ContentId => {
+            let (filename, content_type, content_id) = ("a.png".to_owned(), "image/png".to_owned(), Some("zoe@acme.example".to_owned()));
+            content.attachments = vec![Attachment { filename, content_type, content: "aGk=".into(), content_id }];
+        }
         _ => panic!("{feature:?} is no feature of email"),
     }
     content
