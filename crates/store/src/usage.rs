@@ -1,6 +1,6 @@
 //! What tenants used: accepted messages and what became of them by day, and the daily quota.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use async_trait::async_trait;
 use raven_core::{Channel, Day, Environment, KeyId, Status, TenantId};
@@ -40,6 +40,44 @@ pub struct Usage {
     pub accepted: Vec<AcceptedCount>,
     /// By day, channel and status. A message counts for each status that it rose to; `queued` and `sending` are not counted.
     pub outcomes: Vec<OutcomeCount>,
+}
+
+/// Adds up rows of counters that differ in what is not asked for.
+#[derive(Default)]
+pub(crate) struct Sums {
+    accepted: BTreeMap<(Day, Channel, Option<KeyId>), i64>,
+    outcomes: BTreeMap<(Day, Channel, Status), i64>,
+}
+
+impl Sums {
+    /// Adds accepted messages, and that some of them were suppressed then: that is their outcome, and not counted as such again.
+    pub(crate) fn accept(&mut self, day: Day, channel: Channel, key: Option<KeyId>, messages: i64, suppressed: i64) {
+        *self.accepted.entry((day, channel, key)).or_default() += messages;
+        if suppressed > 0 {
+            self.reach(day, channel, Status::Suppressed, suppressed);
+        }
+    }
+
+    /// Adds messages that reached a status.
+    pub(crate) fn reach(&mut self, day: Day, channel: Channel, status: Status, messages: i64) {
+        *self.outcomes.entry((day, channel, status)).or_default() += messages;
+    }
+
+    /// The sums, sorted.
+    pub(crate) fn usage(self) -> Usage {
+        Usage {
+            accepted: self
+                .accepted
+                .into_iter()
+                .map(|((day, channel, key), messages)| AcceptedCount { day, channel, key, messages })
+                .collect(),
+            outcomes: self
+                .outcomes
+                .into_iter()
+                .map(|((day, channel, status), messages)| OutcomeCount { day, channel, status, messages })
+                .collect(),
+        }
+    }
 }
 
 /// Verbs about usage.

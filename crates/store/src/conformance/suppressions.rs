@@ -348,9 +348,10 @@ pub async fn what_waits_is_not_started_once_its_recipient_is_suppressed(store: A
     assert_eq!(told(&store, one, seq(1)).await?, (Status::Suppressed, Some("manual".to_owned())));
     assert_eq!(kinds(&store, one, seq(1)).await?, [(EventKind::Queued, 0), (EventKind::Suppressed, 0)]);
     assert_eq!(claim_all(&store, lease, at(20)).await?.jobs.iter().map(|job| job.seq).collect::<Vec<_>>(), [seq(2)]);
-    // It counts where it is, and what was debited for it stays so.
+    // It counts where it is, with those that were suppressed at once, and what was debited for it stays so.
+    assert_eq!(accept(&store, vec![message(one, seq(5))]).await?, [Accepted::Suppressed]);
     let usage = store.usage(one, None, at(0).day()..=at(0).day()).await?;
-    assert_eq!(usage.outcomes.iter().map(|count| (count.status, count.messages)).collect::<Vec<_>>(), [(Status::Suppressed, 1)]);
+    assert_eq!(usage.outcomes.iter().map(|count| (count.status, count.messages)).collect::<Vec<_>>(), [(Status::Suppressed, 2)]);
     assert_eq!(status(&store, two, seq(3)).await?, Status::Sending);
     Ok(())
 }

@@ -92,11 +92,6 @@ WITH tenant AS MATERIALIZED (
   FROM accepted GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
   ON CONFLICT (tenant_id, day, environment, channel, key_id, slot) DO UPDATE SET messages = usage_accepted.messages + EXCLUDED.messages,
     suppressed = usage_accepted.suppressed + EXCLUDED.suppressed
-), outcome AS (
-  INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
-  SELECT tenant_id, day, environment, channel, 42, slot, count(*) FROM accepted WHERE suppression IS NOT NULL
-  GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
-  ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages
 ), audit AS (
   INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, seq, audit FROM accepted WHERE audit IS NOT NULL
 )

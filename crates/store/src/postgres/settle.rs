@@ -1,4 +1,5 @@
-//! Starts and outcomes of attempts: one statement for a batch, with each message in it at most once.
+//! Starts and outcomes of attempts: one statement for a batch, with each message in it at most once, and one more before the
+//! outcomes if any of them suppresses its recipient.
 
 use std::collections::HashMap;
 
@@ -38,6 +39,19 @@ JOIN jobs j ON j.seq = ANY (ARRAY(SELECT seq FROM s WHERE suppression IS NOT NUL
   AND j.attempt = s.attempt - 1 AND j.started_at IS NULL
 WHERE s.suppression IS NOT NULL";
 
+// Few settlements suppress anybody, so this is a statement of its own, in the transaction of theirs and before them: what is
+// settled already (its event is there) suppresses nobody again.
+const SUPPRESS: &str = "
+INSERT INTO suppressions (id, tenant_id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at)
+SELECT s.id, m.tenant_id, m.environment, m.channel, s.lookup, s.address, s.reason, 2, s.seq, s.detail, s.at
+FROM unnest($3::bigint[], $4::uuid[], $5::smallint[], $6::smallint[], $7::bigint[], $8::text[], $9::uuid[], $10::text[], $11::text[], $12::smallint[])
+  AS s (seq, tenant_id, attempt, kind, at, detail, id, lookup, address, reason)
+JOIN messages m ON m.seq = ANY ($3) AND m.seq BETWEEN $1 AND $2 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
+WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($3) AND e.message_seq BETWEEN $1 AND $2 AND e.message_seq = s.seq
+  AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
+ORDER BY s.tenant_id, m.environment, m.channel, s.lookup
+ON CONFLICT DO NOTHING";
+
 // A settlement whose answer was lost comes again: its event is there then, and stays the only one. A message that is gone
 // (its tenant was deleted) gets none.
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
@@ -48,28 +62,17 @@ WHERE s.suppression IS NOT NULL";
 const SETTLE: &str = "
 WITH s AS MATERIALIZED (
   SELECT * FROM unnest($4::bigint[], $5::uuid[], $6::smallint[], $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::text[],
-      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[],
-      $22::uuid[], $23::text[], $24::text[], $25::smallint[])
+      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])
     AS s (seq, tenant_id, attempt, started_at, at, kind, status, provider,
-      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at,
-      suppression_id, suppressed_lookup, suppressed_address, suppression_reason)
+      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
 ), before AS MATERIALIZED (
-  SELECT seq, tenant_id, status, environment, channel FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
+  SELECT seq, tenant_id, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, started_at, detail, payload)
   SELECT s.seq, s.tenant_id, s.kind, s.at, s.attempt, s.started_at, s.detail, s.payload
   FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
   WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
     AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
-  RETURNING message_seq
-), suppressed AS (
-  INSERT INTO suppressions (id, tenant_id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at)
-  SELECT s.suppression_id, s.tenant_id, b.environment, b.channel, s.suppressed_lookup, s.suppressed_address, s.suppression_reason, 2, s.seq,
-    s.detail, s.at
-  FROM s JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
-  WHERE s.suppression_id IS NOT NULL AND s.seq IN (SELECT message_seq FROM event)
-  ORDER BY s.tenant_id, b.environment, b.channel, s.suppressed_lookup
-  ON CONFLICT DO NOTHING
 ), finished AS (
   DELETE FROM jobs j USING s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
@@ -108,7 +111,7 @@ const _: () = {
 };
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[START, SETTLE];
+pub(super) const STATEMENTS: &[&str] = &[START, SUPPRESS, SETTLE];
 
 /// See [`Queue::start`](crate::Queue::start).
 pub(super) async fn start(store: &PostgresStore, lease: Lease, starts: &[Start], now: Timestamp) -> Result<Vec<Started>> {
@@ -169,25 +172,32 @@ pub(super) async fn settle(store: &PostgresStore, lease: Lease, settlements: &[S
     if rounds.is_empty() {
         return Ok(());
     }
+    let suppressing: Vec<&Settlement> = rounds.iter().flatten().copied().filter(|s| s.suppresses.is_some()).collect();
     let mut connection = store.markers.get().await?;
-    match settle_rounds(&mut connection, lease, &rounds).await {
-        Err(failure) if failure.is_collision() => {
-            if rounds.len() > 1 {
-                connection.rollback().await?;
-            }
-            settle_rounds(&mut connection, lease, &rounds).await?;
-        }
-        other => other?,
+    // A single statement is a transaction of its own, and one round trip.
+    if let ([only], []) = (&rounds[..], &suppressing[..]) {
+        return match settle_round(&mut connection, lease, only).await {
+            Err(failure) if failure.is_collision() => Ok(settle_round(&mut connection, lease, only).await?),
+            other => Ok(other?),
+        };
     }
-    Ok(())
+    match settle_rounds(&mut connection, lease, &suppressing, &rounds).await {
+        Err(failure) if failure.is_collision() => {
+            connection.rollback().await?;
+            Ok(settle_rounds(&mut connection, lease, &suppressing, &rounds).await?)
+        }
+        other => Ok(other?),
+    }
 }
 
-async fn settle_rounds(connection: &mut Connection, lease: Lease, rounds: &[Vec<&Settlement>]) -> Result<(), Failure> {
-    // A single statement is a transaction of its own, and one round trip.
-    if let [only] = rounds {
-        return settle_round(connection, lease, only).await;
-    }
+async fn settle_rounds(
+    connection: &mut Connection,
+    lease: Lease,
+    suppressing: &[&Settlement],
+    rounds: &[Vec<&Settlement>],
+) -> Result<(), Failure> {
     connection.begin().await?;
+    suppress(connection, suppressing).await?;
     for round in rounds {
         settle_round(connection, lease, round).await?;
     }
@@ -211,16 +221,43 @@ fn rounds(settlements: &[Settlement]) -> Vec<Vec<&Settlement>> {
     rounds
 }
 
+fn column<'s, T>(settlements: &[&'s Settlement], of: impl Fn(&'s Settlement) -> T) -> Vec<T> {
+    settlements.iter().map(|s| of(s)).collect()
+}
+
+/// Adds the recipients of these, each of which suppresses one, to their tenants' suppressions.
+async fn suppress(connection: &mut Connection, settlements: &[&Settlement]) -> Result<(), Failure> {
+    let (Some(first), Some(last)) = (settlements.iter().map(|s| s.seq.0).min(), settlements.iter().map(|s| s.seq.0).max()) else {
+        return Ok(());
+    };
+    connection
+        .execute(
+            SUPPRESS,
+            &[
+                &first,
+                &last,
+                &column(settlements, |s| s.seq.0),
+                &column(settlements, |s| s.tenant.0),
+                &column(settlements, |s| s.attempt),
+                &column(settlements, |s| s.kind.code()),
+                &column(settlements, |s| s.at.millis()),
+                &column(settlements, |s| s.detail.as_deref()),
+                &column(settlements, |s| s.suppresses.as_ref().map(|s| s.id.0)),
+                &column(settlements, |s| s.suppresses.as_ref().map(|s| indexed(&s.address))),
+                &column(settlements, |s| s.suppresses.as_ref().map(|s| s.address.as_str())),
+                &column(settlements, |s| s.suppresses.as_ref().map(|s| s.reason.code())),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
 async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settlement]) -> Result<(), Failure> {
-    fn column<'s, T>(round: &[&'s Settlement], of: impl Fn(&'s Settlement) -> T) -> Vec<T> {
-        round.iter().map(|s| of(s)).collect()
-    }
     let (Some(first), Some(last)) = (round.first(), round.last()) else { return Ok(()) };
     let next = |s: &Settlement| match s.next {
         Next::Done => None,
         Next::At(action, at) => Some((action.code(), at.millis())),
     };
-    let lookups = column(round, |s| s.suppresses.as_ref().map(|s| indexed(&s.address)));
     connection
         .execute(
             SETTLE,
@@ -246,10 +283,6 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
                 &column(round, |s| s.payload.as_deref()),
                 &column(round, |s| next(s).map(|(action, _)| action)),
                 &column(round, |s| next(s).map(|(_, at)| at)),
-                &column(round, |s| s.suppresses.as_ref().map(|s| s.id.0)),
-                &lookups,
-                &column(round, |s| s.suppresses.as_ref().map(|s| s.address.as_str())),
-                &column(round, |s| s.suppresses.as_ref().map(|s| s.reason.code())),
             ],
         )
         .await?;

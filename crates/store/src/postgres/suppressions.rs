@@ -1,5 +1,5 @@
 //! Suppressions: the list. The look-ups of acceptance and of starts are parts of their statements ([`super::accept`],
-//! [`super::settle`]), and so is what settling adds.
+//! [`super::settle`]), and what settling adds is part of its transaction.
 
 use async_trait::async_trait;
 use raven_core::{

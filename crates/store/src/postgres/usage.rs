@@ -11,17 +11,14 @@ use super::{
     PostgresStore,
     rows::{code, get, limit as limit_of},
 };
-use crate::{
-    Error, Result, Usage, Usages,
-    usage::{AcceptedCount, OutcomeCount},
-};
+use crate::{Error, Result, Usage, Usages, usage::Sums};
 
 // Both counts in one round trip: a row has either a key or a status.
 const USAGE: &str = "
-SELECT day, channel, key_id, NULL::smallint AS status, sum(messages)::bigint AS messages FROM usage_accepted
+SELECT day, channel, key_id, NULL::smallint AS status, sum(messages)::bigint AS messages, sum(suppressed)::bigint AS suppressed FROM usage_accepted
 WHERE tenant_id = $1 AND day BETWEEN $2 AND $3 AND ($4::smallint IS NULL OR environment = $4) GROUP BY day, channel, key_id
 UNION ALL
-SELECT day, channel, NULL::uuid, status, sum(messages)::bigint FROM usage_outcomes
+SELECT day, channel, NULL::uuid, status, sum(messages)::bigint, 0 FROM usage_outcomes
 WHERE tenant_id = $1 AND day BETWEEN $2 AND $3 AND ($4::smallint IS NULL OR environment = $4) GROUP BY day, channel, status";
 const QUOTA_USED: &str = "SELECT COALESCE(sum(used), 0)::bigint AS used FROM quotas WHERE tenant_id = $1 AND day = $2";
 // Neither table has an index for this: they hold a few rows for each tenant and key, and this runs now and then.
@@ -40,19 +37,17 @@ impl Usages for PostgresStore {
     async fn usage(&self, tenant: TenantId, environment: Option<Environment>, days: RangeInclusive<Day>) -> Result<Usage> {
         let (first, last) = (days.start().0, days.end().0);
         let environment = environment.map(Environment::code);
-        let mut usage = Usage::default();
+        let mut sums = Sums::default();
         for row in self.connection().await?.query_within(tenant, USAGE, &[&tenant.0, &first, &last, &environment]).await? {
             let (day, channel, messages) = (Day(get(&row, "day")?), code(&row, "channel", Channel::from_code)?, get(&row, "messages")?);
             if let Some(key) = get::<Option<Uuid>>(&row, "key_id")? {
                 let key = (!key.is_nil()).then_some(KeyId(key));
-                usage.accepted.push(AcceptedCount { day, channel, key, messages });
+                sums.accept(day, channel, key, messages, get(&row, "suppressed")?);
             } else {
-                usage.outcomes.push(OutcomeCount { day, channel, status: code(&row, "status", Status::from_code)?, messages });
+                sums.reach(day, channel, code(&row, "status", Status::from_code)?, messages);
             }
         }
-        usage.accepted.sort_unstable();
-        usage.outcomes.sort_unstable();
-        Ok(usage)
+        Ok(sums.usage())
     }
 
     async fn quota_used(&self, tenant: TenantId, day: Day) -> Result<i64> {

@@ -1,10 +1,7 @@
 //! Usage in SQLite: what acceptance and settling counted, and the counting itself ([`Counts`], [`Outcomes`]), which is
 //! done in memory for a batch and written down once at its end.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::RangeInclusive,
-};
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use async_trait::async_trait;
 use raven_core::{Channel, Day, Environment, KeyId, Seq, Status, TenantId};
@@ -15,12 +12,12 @@ use super::{
     SqliteStore,
     rows::{Id, code, id, limit},
 };
-use crate::{AcceptedCount, NewMessage, OutcomeCount, Result, Usage, Usages};
+use crate::{NewMessage, Result, Usage, Usages, usage::Sums};
 
 pub(super) const STATEMENTS: &[&str] =
     &[ACCEPTED, OUTCOMES, QUOTA_USED, LIVE, STORE_QUOTA, ADD_ACCEPTED, ADD_OUTCOMES, OLD_QUOTAS, DELETE_QUOTA, FULL_BUCKETS, DELETE_BUCKET];
 
-const ACCEPTED: &str = "SELECT day, channel, key_id, messages FROM usage_accepted
+const ACCEPTED: &str = "SELECT day, channel, key_id, messages, suppressed FROM usage_accepted
   WHERE tenant_id = ?1 AND day >= ?2 AND day <= ?3 AND (?4 IS NULL OR environment = ?4)";
 const OUTCOMES: &str = "SELECT day, channel, status, messages FROM usage_outcomes
   WHERE tenant_id = ?1 AND day >= ?2 AND day <= ?3 AND (?4 IS NULL OR environment = ?4)";
@@ -62,7 +59,6 @@ pub(super) struct Counts {
     quotas: HashMap<(TenantId, Day), Metered>,
     /// Messages, and those of them that are suppressed.
     accepted: HashMap<AcceptedRow, (i64, i64)>,
-    outcomes: Outcomes,
 }
 
 impl Counts {
@@ -96,7 +92,6 @@ impl Counts {
     pub(super) fn add_suppressed(&mut self, m: &NewMessage) {
         let counted = self.accepted.entry((m.tenant, m.seq.at().day(), m.environment, m.channel, m.key, m.seq.slot())).or_default();
         *counted = (counted.0 + 1, counted.1 + 1);
-        self.outcomes.add(m.tenant, m.seq, m.environment, m.channel, Status::Suppressed);
     }
 
     /// Notes that a message was refused for its tenant's quota.
@@ -110,7 +105,6 @@ impl Counts {
     pub(super) fn reset(&mut self) {
         self.quotas.values_mut().for_each(|metered| (metered.added, metered.refused) = (0, false));
         self.accepted.clear();
-        self.outcomes = Outcomes::default();
     }
 
     /// Writes down what was added.
@@ -125,7 +119,7 @@ impl Counts {
                 c.prepare_cached(STORE_QUOTA)?.execute(params![Id(tenant.0), day.0, metered.before + metered.added])?;
             }
         }
-        self.outcomes.store(c)
+        Ok(())
     }
 }
 
@@ -162,24 +156,19 @@ impl Outcomes {
 /// Adds rows up that differ in what is not asked for: environment and slot.
 fn usage(c: &Connection, tenant: TenantId, environment: Option<Environment>, days: &RangeInclusive<Day>) -> Result<Usage> {
     let values = params![Id(tenant.0), days.start().0, days.end().0, environment.map(Environment::code)];
-    let mut accepted: BTreeMap<(Day, Channel, Option<KeyId>), i64> = BTreeMap::new();
+    let mut sums = Sums::default();
     let mut select = c.prepare_cached(ACCEPTED)?;
     let mut rows = select.query(values)?;
     while let Some(row) = rows.next()? {
         let key = Some(id(row, 2)?).filter(|key| !key.is_nil()).map(KeyId);
-        *accepted.entry((Day(row.get(0)?), code(row, 1, Channel::from_code)?, key)).or_default() += row.get::<_, i64>(3)?;
+        sums.accept(Day(row.get(0)?), code(row, 1, Channel::from_code)?, key, row.get(3)?, row.get(4)?);
     }
-    let mut outcomes: BTreeMap<(Day, Channel, Status), i64> = BTreeMap::new();
     let mut select = c.prepare_cached(OUTCOMES)?;
     let mut rows = select.query(values)?;
     while let Some(row) = rows.next()? {
-        let reached = (Day(row.get(0)?), code(row, 1, Channel::from_code)?, code(row, 2, Status::from_code)?);
-        *outcomes.entry(reached).or_default() += row.get::<_, i64>(3)?;
+        sums.reach(Day(row.get(0)?), code(row, 1, Channel::from_code)?, code(row, 2, Status::from_code)?, row.get(3)?);
     }
-    Ok(Usage {
-        accepted: accepted.into_iter().map(|((day, channel, key), messages)| AcceptedCount { day, channel, key, messages }).collect(),
-        outcomes: outcomes.into_iter().map(|((day, channel, status), messages)| OutcomeCount { day, channel, status, messages }).collect(),
-    })
+    Ok(sums.usage())
 }
 
 /// The primary key of a row of `quotas`.
