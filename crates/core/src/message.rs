@@ -175,6 +175,12 @@ named! {
         Canceled = 13 "canceled",
         /// Waits for its time.
         Scheduled = 14 "scheduled",
+        /// The provider could not deliver it yet, and goes on trying.
+        Delayed = 15 "delayed",
+        /// It was read.
+        Opened = 16 "opened",
+        /// A link in it was followed.
+        Clicked = 17 "clicked",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// An amount in millionths of its currency's unit, with the ISO 4217 code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Money {
     /// ISO 4217, upper case (`KES`).
     pub currency: String,

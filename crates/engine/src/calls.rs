@@ -38,7 +38,7 @@ impl Calls {
 
     async fn call_http(&self, connection: &Connection, provider: &dyn HttpCall, message: &Outbound<'_>) -> Result<Sent, SendError> {
         let began = Instant::now();
-        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None };
+        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };
         let token = self.token(connection, provider, &cx).await?;
         cx.token = token.as_ref().map(ExposeSecret::expose_secret);
         let request = provider.request(message, &cx)?;
@@ -106,7 +106,7 @@ impl Calls {
             Bound::Smtp(settings) => return self.mailer.verify(settings).await,
         };
         let began = Instant::now();
-        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None };
+        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };
         // What was withdrawn must not be found good.
         *connection.token.lock().await = None;
         let token = self.token(connection, provider, &cx).await?;

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use raven_core::{Channel, MessageId, Timestamp, message::Content, money::Money};
 use secrecy::SecretString;
 
+pub mod callback;
 pub mod email;
 pub mod push;
 mod redact;
@@ -20,6 +21,7 @@ pub mod sms;
 pub mod whatsapp;
 mod wire;
 
+pub use callback::{Callback, Callbacks, Challenge, Told, Unreadable, Verdict};
 pub use registry::{CATALOG, Find, Provider, find};
 pub use schema::{Field, Kind, Members, Rule, Spec};
 
@@ -47,6 +49,17 @@ pub struct Cx<'a> {
     pub base_url: Option<Cow<'a, str>>,
     /// What [`HttpProvider::token`] got, where the provider hands out tokens that live for a while.
     pub token: Option<&'a str>,
+    /// Where the provider is to tell what becomes of this message, if it can be told with the message: the config's own callback
+    /// URL, whole, with nothing behind it.
+    pub callback_url: Option<&'a str>,
+}
+
+impl Cx<'_> {
+    /// The callback URL for a message, with the message's id in it: for providers that hand back nothing of ours.
+    #[must_use]
+    pub fn callback_of(&self, message: MessageId) -> Option<String> {
+        self.callback_url.map(|url| format!("{url}?{}={message}", callback::MESSAGE_PARAMETER))
+    }
 }
 
 /// A token that a provider handed out for the credentials.
@@ -158,6 +171,25 @@ pub trait HttpProvider: Send + Sync + Sized + 'static {
     fn token(_: &Self::Settings, response: &Response<Bytes>) -> Result<Token, SendError> {
         Err(wire::by_status(Self::SPEC.name, response.status(), response.headers(), None, None))
     }
+
+    /// Is a callback the provider's own? Asked before it is stored. A provider that signs nothing leaves it to the config's token.
+    fn authenticate(_: &Self::Settings, _: &Callback<'_>, _: &callback::Proof<'_>) -> Verdict {
+        Verdict::Unsigned
+    }
+
+    /// The answer to a request that only asks whether the URL is ours; `None` when it is a callback, or anything else.
+    fn challenge(_: &Self::Settings, _: &Callback<'_>) -> Option<Challenge> {
+        None
+    }
+
+    /// What a callback tells, in the order in which the provider tells it. Nothing is an answer too: kinds of callbacks that are
+    /// of no use to us.
+    ///
+    /// # Errors
+    /// When it is not as documented. Whoever meant something by it meant what we don't know.
+    fn read(_: &Self::Settings, _: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        Err(Unreadable::new("the provider makes no callbacks"))
+    }
 }
 
 /// A provider bound to a tenant's settings, its type erased. Settings are zeroized on drop (by `secrecy`).
@@ -211,4 +243,16 @@ pub trait HttpCall: Send + Sync {
     /// # Errors
     /// As there.
     fn token(&self, response: &Response<Bytes>) -> Result<Token, SendError>;
+
+    /// See [`HttpProvider::authenticate`].
+    fn authenticate(&self, callback: &Callback<'_>, proof: &callback::Proof<'_>) -> Verdict;
+
+    /// See [`HttpProvider::challenge`].
+    fn challenge(&self, callback: &Callback<'_>) -> Option<Challenge>;
+
+    /// See [`HttpProvider::read`]; secrets are taken out of all that is told.
+    ///
+    /// # Errors
+    /// As there.
+    fn read(&self, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable>;
 }

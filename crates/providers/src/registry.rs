@@ -7,8 +7,8 @@ use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::Value;
 
 use crate::{
-    Bound, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, email, push, redact::Redactor, schema::Members, sms,
-    whatsapp,
+    Bound, Callback, Challenge, Cx, HttpCall, HttpProvider, Outbound, SendError, Sent, Spec, Token, Told, Unreadable, Verdict,
+    callback::Proof, email, push, redact::Redactor, schema::Members, sms, whatsapp,
 };
 
 /// Every provider that tenants can configure, in the order the catalog shows them.
@@ -128,6 +128,22 @@ impl<P: HttpProvider> HttpCall for Call<P> {
 
     fn token(&self, response: &Response<Bytes>) -> Result<Token, SendError> {
         P::token(&self.settings, response).map_err(|e| self.clean(e))
+    }
+
+    fn authenticate(&self, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        P::authenticate(&self.settings, callback, proof)
+    }
+
+    fn challenge(&self, callback: &Callback<'_>) -> Option<Challenge> {
+        P::challenge(&self.settings, callback)
+    }
+
+    fn read(&self, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        let mut told = P::read(&self.settings, callback)?;
+        for each in &mut told {
+            each.redact(&self.redactor);
+        }
+        Ok(told)
     }
 
     fn outcome(&self, response: &Response<Bytes>) -> Result<Sent, SendError> {

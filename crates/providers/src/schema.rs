@@ -9,6 +9,8 @@ use raven_core::{
 };
 use serde_json::{Map, Value};
 
+use crate::callback::Callbacks;
+
 /// The members of a `publicConfig` or a `secretConfig`.
 pub type Members = Map<String, Value>;
 
@@ -27,6 +29,8 @@ pub struct Spec {
     pub base_url: Option<&'static str>,
     /// What it carries beyond the text of a message.
     pub features: &'static [Feature],
+    /// How it calls back; `None` if it never does.
+    pub callbacks: Option<Callbacks>,
     /// Its settings.
     pub fields: &'static [Field],
     /// What must hold between settings.

@@ -1,11 +1,11 @@
 //! What the HTTP adapters share: building a request, and what a bare HTTP status means.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use raven_core::sms;
+use raven_core::{Timestamp, sms};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -300,6 +300,38 @@ pub(crate) fn with_wait(class: Class, headers: &HeaderMap) -> Class {
 /// What to do when WhatsApp takes no free text: it stands before what the provider says, which may be long.
 pub(crate) const SEND_A_TEMPLATE: &str = "The recipient has not written in the last 24 hours: send a whatsappTemplate. ";
 
+/// What a provider said, as text that can be kept.
+pub(crate) fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\0', " ")
+}
+
+/// An instant as providers write it: with an offset, or without one where they mean UTC; `T` or a space in its middle.
+pub(crate) fn utc(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    Timestamp::parse(text).or_else(|| {
+        // `+0000` has no colon.
+        let zoned = text.rfind(['+', '-']).filter(|at| *at > 10 && text.len() - at == 5).map(|at| (&text[..at + 3], &text[at + 3..]));
+        match zoned {
+            Some((head, minutes)) => Timestamp::parse(&format!("{head}:{minutes}")),
+            None => Timestamp::parse(&format!("{text}Z")),
+        }
+    })
+}
+
+/// A public URL as a signer may have written it: with the port that its scheme implies, and without.
+pub(crate) fn with_and_without_port(url: &str) -> [Cow<'_, str>; 2] {
+    let implied = if url.starts_with("http://") { ":80" } else { ":443" };
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url[begin..].find(['/', '?']).map_or(url.len(), |at| begin + at);
+    let (host, rest) = url.split_at(end);
+    let other = match host.strip_suffix(implied) {
+        Some(bare) => format!("{bare}{rest}"),
+        None if host[begin..].contains(':') => url.to_owned(),
+        None => format!("{host}{implied}{rest}"),
+    };
+    [Cow::Borrowed(url), Cow::Owned(other)]
+}
+
 /// Why a message can't be sent.
 pub(crate) fn refused(code: &str, message: impl Into<String>) -> SendError {
     SendError::new(Class::Rejected, code, message)
@@ -316,6 +348,35 @@ mod tests {
             headers.insert(header::DATE, date.parse().expect("a header value"));
         }
         retry_after(&headers).map(|d| d.as_secs())
+    }
+
+    #[test]
+    fn instants_are_read_in_the_ways_in_which_providers_write_them() {
+        let expected = Timestamp::parse("2017-05-03T06:04:45Z");
+        for text in [
+            "2017-05-03T06:04:45Z",
+            "2017-05-03 06:04:45",
+            "2017-05-03T06:04:45.000+0000",
+            "2017-05-03 09:04:45+03:00",
+            "2017-05-03T03:04:45-0300",
+        ] {
+            assert_eq!(utc(text), expected, "{text}");
+        }
+        for text in ["", "yesterday", "2017-05-03", "+0000", "€+0000"] {
+            assert_eq!(utc(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_goes_without_saying_comes_and_goes() {
+        for (url, other) in [
+            ("https://raven.example/v1?a=b", "https://raven.example:443/v1?a=b"),
+            ("https://raven.example:443/v1", "https://raven.example/v1"),
+            ("http://raven.example?x=/:80", "http://raven.example:80?x=/:80"),
+            ("https://raven.example:8443/v1", "https://raven.example:8443/v1"),
+        ] {
+            assert_eq!(with_and_without_port(url), [url, other]);
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl HttpProvider for Brevo {
         docs_url: "https://developers.brevo.com/reference/send-transac-email",
         base_url: Some(BASE),
         features: email::FEATURES_BUT_CONTENT_ID,
+        callbacks: None,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

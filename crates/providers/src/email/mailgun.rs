@@ -55,6 +55,7 @@ impl HttpProvider for Mailgun {
         docs_url: "https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages",
         base_url: Some(BASE),
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             Field::public("domain", "Sending domain", Kind::Host, "The domain that was added to Mailgun, for example mg.example.com.")
                 .required(),

@@ -49,6 +49,7 @@ impl HttpProvider for Mailjet {
         docs_url: "https://dev.mailjet.com/email/guides/send-api-v31/",
         base_url: Some(BASE),
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

@@ -46,6 +46,7 @@ impl HttpProvider for Postmark {
         docs_url: "https://postmarkapp.com/developer/api/email-api",
         base_url: Some(BASE),
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

@@ -41,6 +41,7 @@ impl HttpProvider for Resend {
         docs_url: "https://resend.com/docs/api-reference/emails/send-email",
         base_url: Some(BASE),
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

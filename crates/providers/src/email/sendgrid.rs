@@ -49,6 +49,7 @@ impl HttpProvider for SendGrid {
         docs_url: "https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send",
         base_url: Some(BASE),
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,

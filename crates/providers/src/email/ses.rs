@@ -57,6 +57,7 @@ impl HttpProvider for Ses {
         // The region is part of the host.
         base_url: None,
         features: email::FEATURES,
+        callbacks: None,
         fields: &[
             Field::public("region", "Region", Kind::Region, "The AWS region that sends, for example eu-west-1.").required(),
             Field::public(

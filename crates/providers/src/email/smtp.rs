@@ -37,6 +37,7 @@ pub const SPEC: Spec = Spec {
     docs_url: "https://www.rfc-editor.org/rfc/rfc6409",
     base_url: None,
     features: email::FEATURES,
+    callbacks: None,
     fields: &[
         Field::public("host", "Host", Kind::Host, "The mail server's host name, for example smtp.example.com.").required(),
         Field::public("port", "Port", Kind::Port, "587 (the default) begins in clear and turns to TLS, 465 is TLS from the start."),

@@ -110,6 +110,7 @@ impl HttpProvider for Apns {
         docs_url: "https://developer.apple.com/documentation/usernotifications",
         base_url: Some(PRODUCTION),
         features: &[Feature::Title, Feature::Data, Feature::Badge, Feature::CollapseKey, Feature::Ttl],
+        callbacks: None,
         fields: &[
             Field::public("team_id", "Team id", Kind::Alphanumeric(10), "The ten characters of the team, from its membership details.")
                 .required(),

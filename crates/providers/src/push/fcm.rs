@@ -111,6 +111,7 @@ impl HttpProvider for Fcm {
         docs_url: "https://firebase.google.com/docs/cloud-messaging",
         base_url: Some(BASE),
         features: &[Feature::Title, Feature::Data, Feature::Badge, Feature::CollapseKey, Feature::Ttl],
+        callbacks: None,
         fields: &[Field::secret(
             "service_account",
             "Service account",

@@ -115,6 +115,7 @@ impl HttpProvider for WebPush {
         docs_url: "https://developer.mozilla.org/en-US/docs/Web/API/Push_API",
         base_url: None,
         features: &[Feature::Title, Feature::Data, Feature::Badge, Feature::CollapseKey, Feature::Ttl],
+        callbacks: None,
         fields: &[
             Field::public(
                 "subject",

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    callback::{Happened, Inbound, Report, Wish},
     wire::{self, RETRY, Row, row},
 };
 
@@ -50,6 +51,13 @@ impl HttpProvider for AfricasTalking {
         docs_url: "https://developers.africastalking.com/docs/sms/overview",
         base_url: Some(LIVE),
         features: &[Feature::From],
+        callbacks: Some(Callbacks {
+            authenticity: "not signed: the token in the URL stands for it",
+            setup: "In the app's dashboard under SMS, SMS Callback URLs: put the URL under Delivery Reports, Incoming Messages and \
+                Bulk SMS Opt Out.",
+            by_id: true,
+            answer: "",
+        }),
         fields: &[
             Field::public(
                 "username",
@@ -117,6 +125,75 @@ impl HttpProvider for AfricasTalking {
             None => Err(bare(None, None)),
         }
     }
+
+    // Three kinds come to URLs of their own, which may be one and the same: <https://developers.africastalking.com/docs/sms/notifications>.
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        let field = |name: &str| callback.parameter(name).filter(|value| !value.is_empty());
+        let payload = wire::lossy(callback.body);
+        if let (Some(id), Some(status)) = (field("id"), field("status")) {
+            return report(callback, &id, &status, payload).map(|report| vec![Told::Report(report)]);
+        }
+        if let (Some(id), Some(from)) = (field("id"), field("from")) {
+            return Ok(vec![Told::Inbound(Inbound {
+                provider_message_id: id.into_owned(),
+                from: from.into_owned(),
+                to: field("to").unwrap_or_default().into_owned(),
+                text: field("text").unwrap_or_default().into_owned(),
+                media: Vec::new(),
+                at: field("date").and_then(|date| wire::utc(&date)),
+                keyword: None,
+                in_reply_to: None,
+                payload,
+            })]);
+        }
+        match (field("phoneNumber"), field("senderId"), field("updateType")) {
+            (Some(recipient), Some(sender), None) => Ok(vec![Told::Wish(Wish {
+                recipient: recipient.into_owned(),
+                wants: false,
+                at: None,
+                detail: Some(format!("opted out of messages from {sender}")),
+            })]),
+            // Of premium services, which Raven does not sell.
+            (_, _, Some(_)) => Ok(Vec::new()),
+            _ => Err(Unreadable::new("it is no delivery report, no message and no opt-out")),
+        }
+    }
+}
+
+/// What `failureReason` of a delivery report means.
+const REASONS: &[(&str, &str)] = &[
+    ("InsufficientCredit", "insufficient_balance"),
+    ("InvalidLinkId", "rejected"),
+    ("UserIsInactive", "unreachable"),
+    ("UserInBlackList", "recipient_opted_out"),
+    ("UserInBlacklist", "recipient_opted_out"),
+    ("UserAccountSuspended", "unreachable"),
+    ("NotNetworkSubcriber", "unknown_recipient"),
+    ("NotNetworkSubscriber", "unknown_recipient"),
+    ("UserNotSubscribedToProduct", "rejected"),
+    ("UserDoesNotExist", "unknown_recipient"),
+    ("DeliveryFailure", "undelivered"),
+    ("DoNotDisturbRejection", "do_not_disturb"),
+];
+
+fn report(callback: &Callback<'_>, id: &str, status: &str, payload: String) -> Result<Report, Unreadable> {
+    let (happened, code) = match status {
+        "Sent" | "Submitted" | "Buffered" => (Happened::Sent, None),
+        "Success" => (Happened::Delivered, None),
+        "Rejected" => (Happened::Failed, Some("rejected")),
+        "Failed" => (Happened::Failed, Some("undelivered")),
+        "AbsentSubscriber" => (Happened::Failed, Some("unreachable")),
+        "Expired" => (Happened::Failed, Some("filtered")),
+        _ => return Err(Unreadable::new("the status is none of the documented ones")),
+    };
+    let reason = callback.parameter("failureReason").filter(|reason| !reason.is_empty() && happened == Happened::Failed);
+    let known = reason.as_deref().and_then(|reason| REASONS.iter().find(|(word, _)| *word == reason)).map(|(_, ours)| *ours);
+    let mut report = Report::new(happened, format!("{id} {status}"), payload);
+    report.provider_message_id = wire::id(id);
+    report.recipient = callback.parameter("phoneNumber").map(Into::into);
+    report.code = known.or(code).map(str::to_owned);
+    report.detail = code.map(|_| format!("Africa's Talking {status}: {}", reason.as_deref().unwrap_or("no reason given")));
+    Ok(report)
 }
 
 /// Outcomes by a recipient's `statusCode`, other than those of success (100 to 102).

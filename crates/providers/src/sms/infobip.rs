@@ -50,6 +50,7 @@ impl HttpProvider for Infobip {
         docs_url: "https://www.infobip.com/docs/api/channels/sms/outbound-sms/send-sms-messages",
         base_url: None,
         features: &[Feature::From],
+        callbacks: None,
         fields: &[
             Field::public(
                 "base_url",

@@ -44,6 +44,7 @@ impl HttpProvider for MessageBird {
         docs_url: "https://developers.messagebird.com/api/sms-messaging/",
         base_url: Some(BASE),
         features: &[Feature::From],
+        callbacks: None,
         fields: &[
             Field::public(
                 "originator",

@@ -50,6 +50,7 @@ impl HttpProvider for Plivo {
         docs_url: "https://www.plivo.com/docs/messaging/api/message/send-a-message/",
         base_url: Some(BASE),
         features: &[Feature::From],
+        callbacks: None,
         fields: &[
             Field::public("auth_id", "Auth ID", Kind::Word(64), "The account's Auth ID, from the console's first page.").required(),
             Field::public(

@@ -53,6 +53,7 @@ impl HttpProvider for Termii {
         docs_url: "https://developers.termii.com/messaging-api",
         base_url: Some(BASE),
         features: &[Feature::From],
+        callbacks: None,
         fields: &[
             Field::public(
                 "from",

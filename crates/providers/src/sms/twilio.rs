@@ -2,6 +2,8 @@
 //!
 //! There is no idempotency key, so a lost answer stays unknown until the status callback.
 
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use raven_core::{Channel, Timestamp, message::Feature, money::Money};
@@ -11,7 +13,8 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::{Happened, Inbound, Keyword, Proof, Report},
     wire::{self, BUSY, Row, row},
 };
 
@@ -47,6 +50,23 @@ impl Settings {
         let base = cx.base_url.as_deref().unwrap_or(BASE);
         let url = format!("{base}/Accounts/{}/Messages.json", self.account_sid);
         wire::form_post(&url, fields, (header::AUTHORIZATION, &self.authorization()))
+    }
+
+    /// The signature of a callback. <https://www.twilio.com/docs/usage/webhooks/webhooks-security>
+    pub(crate) fn authenticate(&self, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        let Some(signature) = callback.header("x-twilio-signature").and_then(|text| STANDARD.decode(text).ok()) else {
+            return Verdict::Refused("there is no X-Twilio-Signature");
+        };
+        let mut fields: Vec<_> = callback.form().collect();
+        fields.sort_unstable();
+        fields.dedup();
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, self.auth_token.expose_secret().as_bytes());
+        // The signer is not consistent about a port that goes without saying.
+        let matches = wire::with_and_without_port(proof.url).iter().any(|url| {
+            let signed = fields.iter().fold(url.to_string(), |text, (name, value)| text + name + value);
+            hmac::verify(&key, signed.as_bytes(), &signature).is_ok()
+        });
+        if matches { Verdict::Genuine { once: None } } else { Verdict::Refused("the signature does not fit") }
     }
 
     /// The request that reads the account.
@@ -88,6 +108,7 @@ impl HttpProvider for Twilio {
         docs_url: "https://www.twilio.com/docs/messaging/api/message-resource",
         base_url: Some(BASE),
         features: &[Feature::From],
+        callbacks: Some(CALLBACKS),
         fields: &[
             ACCOUNT_SID,
             Field::public(
@@ -114,6 +135,8 @@ impl HttpProvider for Twilio {
                 fields.extend(service.map(|sid| ("MessagingServiceSid", sid)));
             }
         }
+        let callback = cx.callback_of(message.id);
+        fields.extend(callback.as_deref().map(|url| ("StatusCallback", url)));
         Ok(settings.post(&fields, cx))
     }
 
@@ -123,6 +146,14 @@ impl HttpProvider for Twilio {
 
     fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {
         outcome(response)
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        settings.authenticate(callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        read(callback)
     }
 }
 
@@ -222,4 +253,82 @@ fn sent(sid: String, answer: &Value) -> Sent {
     // Null until it is billed; then negative, as it leaves the account.
     let cost = answer["price_unit"].as_str().zip(answer["price"].as_str()).and_then(|(unit, price)| Money::parse(unit, price));
     Sent { provider_message_id: Some(sid), segments, cost: cost.map(|m| Money { micros: m.micros.saturating_abs(), ..m }) }
+}
+
+/// How Twilio calls back, on either channel.
+pub(crate) const CALLBACKS: Callbacks = Callbacks {
+    authenticity: "signed with the auth token",
+    setup: "Nothing for reports: the URL travels with each message. For inbound messages, and for STOP, put it where the number or the \
+        Messaging Service says what happens when a message comes in.",
+    by_id: false,
+    answer: "",
+};
+
+/// What a callback tells, on either channel.
+pub(crate) fn read(callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+    let field = |name: &str| callback.parameter(name).filter(|value| !value.is_empty());
+    let sid = field("MessageSid").or_else(|| field("SmsSid")).ok_or_else(|| Unreadable::new("there is no MessageSid"))?;
+    let status = field("MessageStatus").or_else(|| field("SmsStatus")).unwrap_or_default();
+    let payload = wire::lossy(callback.body);
+    if matches!(&*status, "received" | "receiving") || (status.is_empty() && field("Body").is_some()) {
+        return Ok(vec![Told::Inbound(inbound(callback, sid.into_owned(), payload))]);
+    }
+    let code = field("ErrorCode");
+    let report = |happened| {
+        let mut report = Report::new(happened, format!("{sid} {status} {}", code.as_deref().unwrap_or_default()), payload.clone());
+        report.message = callback.message();
+        report.provider_message_id = Some(sid.to_string());
+        report.recipient = field("To").map(|to| number(&to).to_owned());
+        report
+    };
+    let failed = |ours: Option<&str>| {
+        let known = known(code.as_deref().and_then(|c| c.parse().ok()), field("ErrorMessage").as_deref());
+        let mut report = report(Happened::Failed);
+        report.code = Some(match (&known, ours, &code) {
+            (Some(error), ..) => error.code.clone(),
+            (None, Some(ours), _) => ours.to_owned(),
+            (None, None, Some(code)) => code.to_string(),
+            (None, None, None) => "undelivered".to_owned(),
+        });
+        report.detail = known.map(|error| error.message);
+        report
+    };
+    let reports = match &*status {
+        "sent" => vec![report(Happened::Sent)],
+        "delivered" => vec![report(Happened::Delivered)],
+        // Whoever has read it has got it.
+        "read" => vec![report(Happened::Delivered), report(Happened::Opened)],
+        "failed" | "undelivered" => vec![failed(None)],
+        "canceled" => vec![failed(Some("canceled"))],
+        "queued" | "accepted" | "scheduled" | "sending" | "partially_delivered" => Vec::new(),
+        _ => return Err(Unreadable::new("the MessageStatus is none of the documented ones")),
+    };
+    Ok(reports.into_iter().map(Told::Report).collect())
+}
+
+fn inbound(callback: &Callback<'_>, sid: String, payload: String) -> Inbound {
+    let field = |name: &str| callback.parameter(name).unwrap_or_default();
+    let media = (0..wire::code(&Value::from(field("NumMedia"))).unwrap_or(0).min(10)).map(|n| field(&format!("MediaUrl{n}")).into_owned());
+    Inbound {
+        provider_message_id: sid,
+        from: number(&field("From")).to_owned(),
+        to: number(&field("To")).to_owned(),
+        text: field("Body").into_owned(),
+        media: media.filter(|url| !url.is_empty()).collect(),
+        at: None,
+        // With Advanced Opt-Out Twilio has looked for such words, by lists that the account may have changed.
+        keyword: match &*field("OptOutType") {
+            "STOP" => Some(Keyword::Stop),
+            "START" => Some(Keyword::Start),
+            "HELP" => Some(Keyword::Help),
+            _ => None,
+        },
+        in_reply_to: callback.parameter("OriginalRepliedMessageSid").map(Into::into),
+        payload,
+    }
+}
+
+/// An address without the channel before it.
+fn number(address: &str) -> &str {
+    address.strip_prefix("whatsapp:").unwrap_or(address)
 }

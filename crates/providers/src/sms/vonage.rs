@@ -45,6 +45,7 @@ impl HttpProvider for Vonage {
         docs_url: "https://developer.vonage.com/en/messaging/sms/overview",
         base_url: Some(BASE),
         features: &[Feature::From],
+        callbacks: None,
         fields: &[
             Field::public("api_key", "API key", Kind::Token(64), "The account's API key, from API settings in the dashboard.").required(),
             Field::public(

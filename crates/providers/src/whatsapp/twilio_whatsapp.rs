@@ -13,7 +13,8 @@ use raven_core::{
 };
 
 use crate::{
-    Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     sms::twilio::{self, Settings},
     wire::refused,
 };
@@ -35,6 +36,7 @@ impl HttpProvider for TwilioWhatsapp {
         docs_url: "https://www.twilio.com/docs/whatsapp/api",
         base_url: Some(twilio::BASE),
         features: &[Feature::From, Feature::MediaUrl, Feature::WhatsappTemplate],
+        callbacks: Some(twilio::CALLBACKS),
         fields: &[
             twilio::ACCOUNT_SID,
             Field::public(
@@ -93,6 +95,8 @@ impl HttpProvider for TwilioWhatsapp {
         if content.from.is_none() {
             fields.extend(settings.messaging_service_sid.as_deref().map(|sid| ("MessagingServiceSid", sid)));
         }
+        let callback = cx.callback_of(message.id);
+        fields.extend(callback.as_deref().map(|url| ("StatusCallback", url)));
         Ok(settings.post(&fields, cx))
     }
 
@@ -102,6 +106,14 @@ impl HttpProvider for TwilioWhatsapp {
 
     fn outcome(_: &Settings, response: &Response<Bytes>) -> Result<Sent, SendError> {
         twilio::outcome(response)
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        settings.authenticate(callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        twilio::read(callback)
     }
 }
 

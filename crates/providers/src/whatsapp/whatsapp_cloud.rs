@@ -59,6 +59,7 @@ impl HttpProvider for WhatsappCloud {
         docs_url: "https://developers.facebook.com/docs/whatsapp/cloud-api",
         base_url: Some("https://graph.facebook.com/v25.0"),
         features: &[Feature::MediaUrl, Feature::WhatsappTemplate],
+        callbacks: None,
         fields: &[
             Field::public(
                 "phone_number_id",

@@ -99,9 +99,10 @@ fn credentials_are_checked_by_a_harmless_request() {
     for (id, base, path) in expected {
         let Bound::Http(call) = bound(find(id).expect("it is in the catalog")) else { panic!("{id} speaks HTTP") };
         let now = Timestamp::from_millis(1_777_631_098_114);
-        for (cx, base) in
-            [(Cx::default(), base), (Cx { base_url: Some("http://127.0.0.1:9/x".into()), token: None }, "http://127.0.0.1:9/x")]
-        {
+        for (cx, base) in [
+            (Cx::default(), base),
+            (Cx { base_url: Some("http://127.0.0.1:9/x".into()), token: None, callback_url: None }, "http://127.0.0.1:9/x"),
+        ] {
             let request = call.verify(now, &cx).expect("there is a check");
             assert_eq!((request.method().as_str(), request.uri().to_string()), ("GET", format!("{base}{path}")), "{id}");
             assert!(request.body().is_empty() && request.headers().values().any(http::HeaderValue::is_sensitive), "{id}");

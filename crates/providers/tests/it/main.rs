@@ -1,6 +1,7 @@
 //! What every adapter must do, checked over the catalog with the fixtures of each.
 
 mod answers;
+mod callbacks;
 mod catalog;
 mod content;
 mod docs;

@@ -65,7 +65,8 @@ fn a_push_service_is_one_that_is_known() {
             let to = subscription(endpoint);
             let content = text("Hi");
             let message = outbound(Channel::Push, &to, &content);
-            let error = call("web_push").request(&message, &Cx { base_url: base, token: None }).expect_err("it is unknown");
+            let error =
+                call("web_push").request(&message, &Cx { base_url: base, token: None, callback_url: None }).expect_err("it is unknown");
             assert_eq!((error.class, error.code.as_str()), (Class::Rejected, "unknown_push_service"), "{endpoint}");
         }
     }
@@ -236,7 +237,7 @@ fn google_trades_a_signed_claim_for_a_token() {
             "exp": 1_777_634_698,
         })
     );
-    let cx = Cx { base_url: Some("http://127.0.0.1:9912/v1".into()), token: None };
+    let cx = Cx { base_url: Some("http://127.0.0.1:9912/v1".into()), token: None, callback_url: None };
     assert_eq!(call.token_request(now, &cx).expect("a request").uri(), "http://127.0.0.1:9912/v1/token");
     assert!(call.wants_token() && call.verify(now, &cx).is_none(), "a token that was handed out is check enough");
 }

@@ -24,7 +24,11 @@ fn every_request_is_as_documented() {
             let text = case["content"].to_string();
             let content: Content<'_> = serde_json::from_str(&text).expect("content");
             let message = outbound(provider.spec.channel, case["to"].as_str().expect("a recipient"), &content);
-            let cx = Cx { base_url: case["baseUrl"].as_str().map(Into::into), token: case["token"].as_str() };
+            let cx = Cx {
+                base_url: case["baseUrl"].as_str().map(Into::into),
+                token: case["token"].as_str(),
+                callback_url: case["callbackUrl"].as_str(),
+            };
             let found = match provider.bind(&public, &secret).expect("valid settings fit") {
                 Bound::Http(call) => written(&call.request(&message, &cx).expect("a request")),
                 Bound::Smtp(settings) => mail(&settings, &message),
@@ -71,7 +75,7 @@ fn every_check_of_credentials_is_as_documented() {
         let now = Timestamp::from_millis(1_777_631_098_114);
         let request = call.verify(now, &Cx::default()).expect("a request");
         assert_eq!(written(&request).trim_end(), read(&file).trim_end(), "{}", provider.spec.id);
-        let cx = Cx { base_url: Some("http://127.0.0.1:9902/base".into()), token: None };
+        let cx = Cx { base_url: Some("http://127.0.0.1:9902/base".into()), token: None, callback_url: None };
         let replaced = call.verify(now, &cx).expect("a request").uri().to_string();
         assert!(replaced.starts_with("http://127.0.0.1:9902/base/"), "{replaced}");
     }

@@ -46,7 +46,10 @@ impl Sender {
         let content = Content { body: Some("Habari ✓".into()), ..Content::default() };
         let id = MessageId::parse("8ad4f7c2-9e3b-4a1c-bc2f-1d8e3a9b7c4d").expect("an id");
         let message = Outbound { id, channel: Channel::Sms, recipient, content: &content, attempt: 1, now: Timestamp::from_millis(0) };
-        let request = self.call.request(&message, &Cx { base_url: Some(self.base_url.as_str().into()), token: None }).expect("a request");
+        let request = self
+            .call
+            .request(&message, &Cx { base_url: Some(self.base_url.as_str().into()), token: None, callback_url: None })
+            .expect("a request");
         let response = self.client.request(request.map(Full::new)).await.map_err(|e| format!("{e:?}"))?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|e| format!("{e:?}"))?.to_bytes();
