@@ -9,6 +9,8 @@ mod content;
 pub mod ids;
 pub mod json;
 pub mod key;
+pub mod keyword;
+pub mod lookup;
 pub mod message;
 pub mod money;
 pub mod page;

@@ -25,6 +25,10 @@ named! {
         Request = 1 "request",
         /// A provider's answer to a send.
         Answer = 2 "answer",
+        /// A provider's callback.
+        Callback = 3 "callback",
+        /// A message of the recipient's, such as `STOP`.
+        Inbound = 4 "inbound",
     }
 }
 

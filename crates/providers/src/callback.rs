@@ -6,6 +6,8 @@ use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, Method, header};
 use raven_core::{EventKind, MessageId, Timestamp, money::Money};
+
+pub use raven_core::keyword::Keyword;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::redact::Redactor;
@@ -337,18 +339,6 @@ pub struct Inbound {
     pub in_reply_to: Option<String>,
     /// What the provider said, raw.
     pub payload: String,
-}
-
-/// What a word alone in an inbound message means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Keyword {
-    /// No more messages.
-    Stop,
-    /// Messages again.
-    Start,
-    /// How does this work?
-    Help,
 }
 
 /// Whether somebody wants messages.
