@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(key.digest, digest(config, "ATXid_1"));
         assert_ne!(key.digest, digest(config, "ATXid_2"));
         assert_ne!(key.digest, digest(ConfigId(uuid::Uuid::from_u128(8)), "ATXid_1"));
-        let days = |n| learned.after(std::time::Duration::from_secs(n * 86_400));
+        let days = |n: u64| learned.after(std::time::Duration::from_secs(n * 86_400));
         assert!(oldest_bucket(learned) < key.bucket && oldest_bucket(days(7)) <= key.bucket);
         assert!(oldest_bucket(days(9)) > key.bucket);
     }
