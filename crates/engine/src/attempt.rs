@@ -352,6 +352,7 @@ pub fn blank(job: &Job, now: Timestamp) -> Settlement {
         payload: None,
         next: Next::Done,
         suppresses: None,
+        is_found_by_id: false,
     }
 }
 

@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 pub mod audit;
+pub mod callbacks;
 pub mod error;
 pub mod idempotency;
+pub mod inbound;
 pub mod invariants;
 pub mod keys;
 pub mod limits;
@@ -30,8 +32,10 @@ pub mod wakes;
 pub mod conformance;
 
 pub use audit::{AuditRecord, Audits};
+pub use callbacks::{CallbackRecord, CallbackState, Callbacks, Patience, Preference, Reading, Replay, Reported, Suppressing, Telling};
 pub use error::{Error, Result};
 pub use idempotency::{Claim, Operation, Outcome, Scope};
+pub use inbound::{InboundFilter, InboundMessages, InboundPage, InboundQuery, InboundRecord};
 pub use invariants::{Invariants, Violation};
 pub use keys::{KeyChange, KeyRecord, Keys, NewKey, Rotation};
 pub use limits::{Limits, TakeTokens, Taken};
@@ -54,6 +58,8 @@ pub trait Store:
     + Configs
     + Messages
     + Suppressions
+    + Callbacks
+    + InboundMessages
     + Queue
     + Usages
     + Limits
@@ -73,6 +79,8 @@ impl<
         + Configs
         + Messages
         + Suppressions
+        + Callbacks
+        + InboundMessages
         + Queue
         + Usages
         + Limits

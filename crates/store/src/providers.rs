@@ -31,6 +31,8 @@ pub struct ConfigRecord {
     pub status_reason: Option<String>,
     /// Public settings: a JSON object as text.
     pub public: String,
+    /// Are callbacks taken that nothing proves to be the provider's?
+    pub allow_unsigned: bool,
     /// Secret settings: a JSON object, sealed with the tenant's data key.
     pub secret: Vec<u8>,
     /// When it was created.

@@ -206,6 +206,8 @@ pub struct Settlement {
     pub config: Option<ConfigId>,
     /// The provider's own id.
     pub provider_message_id: Option<String>,
+    /// Is the message to be found by that id? Its provider's callbacks know no other then.
+    pub is_found_by_id: bool,
     /// Parts, where the provider counted them.
     pub segments: Option<i16>,
     /// Cost: ISO 4217 code.

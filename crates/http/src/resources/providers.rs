@@ -245,6 +245,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         label: label.into_owned(),
         status: UNVERIFIED.to_owned(),
         status_reason: None,
+        allow_unsigned: false,
         public: text(&public)?,
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use raven_core::{
     Channel, ConfigId, Environment, EventKind, InvitationId, KeyId, Priority, Seq, Source, Status, SuppressionId, SuppressionReason,
     SuppressionSource, TenantId, Timestamp, UserId,
+    keyword::Keyword,
     permission::{Role, Scopes},
     tenant::{InvitationStatus, TenantStatus},
 };
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lane, Lease, NewConfig,
-    NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start,
-    Started, StateChange, Store, SuppressionRecord, TakeTokens, TenantRecord, Urgency, UserProfile, Violation,
+    Accepted, Action, Answered, AuditRecord, CallbackRecord, CallbackState, Claim, Claimed, ConfigRecord, InboundRecord, InvitationRecord,
+    KeyRecord, Lane, Lease, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Patience,
+    Reading, Reply, Reported, Result, Scope, Settlement, Start, Started, StateChange, Store, Suppressing, SuppressionRecord, TakeTokens,
+    Telling, TenantRecord, Urgency, UserProfile, Violation,
     invariants::{Margins, Range},
     messages::MessageClaim,
 };
@@ -152,6 +154,7 @@ pub fn config_record(tenant: TenantId, n: u8) -> ConfigRecord {
         label: format!("config {n}"),
         status: "unverified".to_owned(),
         status_reason: None,
+        allow_unsigned: false,
         public: r#"{"from_email":"hello@example.com"}"#.to_owned(),
         secret: vec![0, 1, n, 255],
         created_at: at(i64::from(n)),
@@ -254,6 +257,16 @@ pub async fn furnished(store: &Arc<dyn Store>, n: u8) -> Result<TenantId> {
         let next = if i < 3 { Next::Done } else { Next::At(Action::GiveUp, at(first + 99)) };
         store.settle(Lease(0), &[Settlement { next, ..settlement }]).await?;
     }
+    let callbacks = [callback(tenant, first + 1), callback(tenant, first + 2)];
+    assert_eq!(store.record_callbacks(&callbacks, at(first)).await?, [true, true]);
+    let id = SuppressionId(id(6200 + u128::from(n)));
+    let patience = Some(Patience { bounces: 5, since: at(0) });
+    let bounced = Reported {
+        suppresses: Some(Suppressing { id, reason: SuppressionReason::HardBounce, only_after: patience }),
+        ..report(seq(first), EventKind::Bounced, Some(Status::Bounced), "soft")
+    };
+    let tells = vec![Telling::Reported(Box::new(bounced)), Telling::Inbound(Box::new(inbound(tenant, first + 1)))];
+    assert_eq!(store.apply_callbacks(&[reading(tenant, first + 1, tells)], at(first + 90)).await?, [CallbackState::Applied]);
     Ok(tenant)
 }
 
@@ -409,6 +422,83 @@ pub fn outcome(tenant: TenantId, seq: Seq, attempt: i16, kind: EventKind, status
         payload: None,
         next: Next::Done,
         suppresses: None,
+        is_found_by_id: false,
+    }
+}
+
+/// The config that callbacks of [`callback`] come to.
+pub const CONFIG: ConfigId = ConfigId(id(3000));
+
+/// The `n`th callback to a tenant, which came `n` milliseconds after the beginning.
+#[must_use]
+pub fn callback(tenant: TenantId, n: i64) -> CallbackRecord {
+    CallbackRecord {
+        // Beside the seqs of messages, which are the first ones of their instants.
+        seq: Seq(seq(n).0 + 2),
+        tenant,
+        config: CONFIG,
+        is_trusted: true,
+        once: None,
+        method: "POST".to_owned(),
+        query: "message=1&x=%20".to_owned(),
+        headers: r#"{"content-type":"application/json"}"#.to_owned(),
+        body: vec![0, 255, b'{'],
+        tries: 0,
+    }
+}
+
+/// A report of a message by our own id.
+#[must_use]
+pub fn report(message: Seq, kind: EventKind, status: Option<Status>, key: &str) -> Reported {
+    Reported {
+        message: Some(message),
+        provider_message_id: Some("id-1".to_owned()),
+        recipient: None,
+        kind,
+        status,
+        at: at(60),
+        key: key.to_owned(),
+        reason: None,
+        detail: None,
+        payload: Some(format!("{{\"k\":\"{key}\"}}")),
+        segments: None,
+        cost: None,
+        suppresses: None,
+    }
+}
+
+/// What the `n`th callback tells.
+#[must_use]
+pub fn reading(tenant: TenantId, n: i64, tells: Vec<Telling>) -> Reading {
+    Reading {
+        callback: callback(tenant, n).seq,
+        tenant,
+        config: CONFIG,
+        channel: Channel::Sms,
+        is_trusted: true,
+        tells: Ok(tells),
+        again_at: Some(at(5000)),
+    }
+}
+
+/// The `n`th message to a tenant.
+#[must_use]
+pub fn inbound(tenant: TenantId, n: i64) -> InboundRecord {
+    InboundRecord {
+        seq: Seq(seq(n).0 + 3),
+        tenant,
+        environment: Environment::Live,
+        channel: Channel::Sms,
+        config: CONFIG,
+        provider: "twilio".to_owned(),
+        provider_message_id: format!("in-{n}"),
+        sender: RECIPIENT.to_owned(),
+        recipient: "ACME".to_owned(),
+        body: "Habari 🙂\n'; DROP TABLE".to_owned(),
+        media: vec!["https://a.example/1".to_owned(), "https://a.example/2".to_owned()],
+        keyword: Some(Keyword::Stop),
+        message: Some(seq(1)),
+        sent_at: Some(at(7)),
     }
 }
 

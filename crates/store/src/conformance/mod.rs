@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod audit;
+pub mod callbacks;
 pub mod claim;
 pub mod configs;
 pub mod fixture;
@@ -33,6 +34,7 @@ pub fn behaviours() -> Vec<String> {
     let sources = [
         ("accept", include_str!("accept.rs")),
         ("audit", include_str!("audit.rs")),
+        ("callbacks", include_str!("callbacks.rs")),
         ("claim", include_str!("claim.rs")),
         ("configs", include_str!("configs.rs")),
         ("health", include_str!("health.rs")),
@@ -70,6 +72,13 @@ macro_rules! conformance_tests {
                 a_started_message_is_sending_and_leased, equal_keys_at_the_same_time_make_one_message;
             audit: a_change_is_written_to_the_log_with_it, a_change_that_did_not_happen_is_not_in_the_log, a_log_is_listed_newest_first,
                 another_tenants_log_is_out_of_reach, an_accepted_message_is_in_the_log_once;
+            callbacks: a_callback_is_kept_and_taken_in_turn, a_callback_with_the_same_proof_is_kept_once,
+                a_report_moves_its_message_and_stands_in_its_timeline, every_order_of_callbacks_ends_the_same,
+                a_message_is_found_by_its_providers_id, another_tenants_message_is_not_moved,
+                what_nothing_proves_moves_only_what_it_names, word_of_an_unknown_outcome_ends_the_wait,
+                a_failure_at_a_former_config_is_no_end, a_report_suppresses_its_recipient, soft_bounces_suppress_when_they_are_too_many,
+                a_message_from_outside_is_kept_once_and_listed, the_last_message_to_somebody_is_found, a_wish_suppresses_and_is_lifted,
+                what_could_not_be_read_is_read_again_when_told, what_is_old_is_forgotten, a_purged_tenant_leaves_no_callbacks;
             claim: due_jobs_are_claimed_oldest_first, a_claimed_job_carries_all_that_acting_takes, nothing_is_claimed_before_its_time,
                 priorities_are_lanes_of_their_own, what_is_tried_again_waits_apart, lanes_take_turns, a_lane_gets_no_more_than_its_share, skipped_lanes_are_passed_over, claims_go_on_after_the_last_lane,
                 claimers_never_get_the_same_job, a_released_job_is_due_when_it_was, only_the_holder_releases, what_nobody_knows_of_is_given_back, depth_counts_by_channel, a_survey_by_stretches_adds_up,

@@ -43,7 +43,7 @@ SELECT p.seq, p.environment, p.status, j.attempt AS job_attempt, e.kind, e.at, e
 FROM page p
 LEFT JOIN LATERAL (SELECT j.attempt FROM jobs j WHERE j.seq = p.seq LIMIT 1) j ON true
 LEFT JOIN LATERAL (SELECT e.n, e.kind, e.at, e.attempt, e.started_at FROM events e
-  WHERE e.message_seq = p.seq AND e.message_seq > $1 AND e.message_seq <= $2 ORDER BY e.n LIMIT $4) e ON true
+  WHERE e.message_seq = p.seq AND e.message_seq > $1 AND e.message_seq <= $2 AND e.report IS NULL ORDER BY e.n LIMIT $4) e ON true
 ORDER BY p.seq, e.n";
 
 const RECORDS: &str = "
@@ -85,7 +85,7 @@ const _: () = assert!(Environment::Live.code() == 1 && Environment::Test.code() 
 // Whoever raises its status waits meanwhile.
 const LOCK_MESSAGE: &str = "SELECT seq, environment, status, tenant_id, channel, priority FROM messages WHERE seq = $1 FOR UPDATE";
 const AROUND: &str = "SELECT m.seq, m.environment, m.status, j.attempt AS job_attempt, e.kind, e.at, e.attempt, e.started_at \
-     FROM messages m LEFT JOIN jobs j ON j.seq = $1 LEFT JOIN events e ON e.message_seq = $1 WHERE m.seq = $1 ORDER BY e.n";
+     FROM messages m LEFT JOIN jobs j ON j.seq = $1 LEFT JOIN events e ON e.message_seq = $1 AND e.report IS NULL WHERE m.seq = $1 ORDER BY e.n";
 // The urgency of a message that was not tried is its priority.
 const INSERT_JOB: &str = "INSERT INTO jobs (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, urgency) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING";

@@ -12,9 +12,11 @@ use crate::{Health, Lane, Migrations, Result};
 
 mod accept;
 mod audit;
+mod callbacks;
 mod claim;
 mod connection;
 mod idempotency;
+mod inbound;
 mod invariants;
 mod invitations;
 mod keys;
@@ -185,6 +187,8 @@ pub fn statements() -> Vec<&'static str> {
         secrets::STATEMENTS,
         settle::STATEMENTS,
         suppressions::STATEMENTS,
+        callbacks::STATEMENTS,
+        inbound::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
         usage::STATEMENTS,

@@ -13,11 +13,12 @@ use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 
 macro_rules! config_columns {
     () => {
-        "id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason"
+        "id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason, allow_unsigned"
     };
 }
 
-const INSERT: &str = concat!("INSERT INTO provider_configs (", config_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+const INSERT: &str =
+    concat!("INSERT INTO provider_configs (", config_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
 const FIND: &str = concat!("SELECT ", config_columns!(), " FROM provider_configs WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(
     "SELECT ",
@@ -25,8 +26,8 @@ const LIST: &str = concat!(
     " FROM provider_configs WHERE tenant_id = $1 AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4"
 );
 const REPLACE: &str = "WITH replaced AS ( \
-       UPDATE provider_configs SET label = $3, status = $4, status_reason = $5, public = $6, secret = $7 \
-       WHERE id = $1 AND tenant_id = $2 AND label = $8 AND status = $9 AND status_reason IS NOT DISTINCT FROM $10 AND public = $11 AND secret = $12 \
+       UPDATE provider_configs SET label = $3, status = $4, status_reason = $5, public = $6, secret = $7, allow_unsigned = $15 \
+       WHERE id = $1 AND tenant_id = $2 AND label = $8 AND status = $9 AND status_reason IS NOT DISTINCT FROM $10 AND public = $11 AND secret = $12 AND allow_unsigned = $16 \
        RETURNING tenant_id), \
      told AS (INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $13::bigint, $14 FROM replaced WHERE $13::bigint IS NOT NULL) \
      SELECT 1 FROM replaced";
@@ -56,6 +57,7 @@ impl Configs for PostgresStore {
                         &c.secret,
                         &c.created_at.millis(),
                         &c.status_reason,
+                        &c.allow_unsigned,
                     ],
                 )
                 .await?;
@@ -76,7 +78,7 @@ impl Configs for PostgresStore {
 
     async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool> {
         let (seq, entry) = audit.map(|audit| (audit.seq.0, audit.entry)).unzip();
-        let params: [Param<'_>; 14] = [
+        let params: [Param<'_>; 16] = [
             &old.id.0,
             &old.tenant.0,
             &new.label,
@@ -91,6 +93,8 @@ impl Configs for PostgresStore {
             &old.secret,
             &seq,
             &entry,
+            &new.allow_unsigned,
+            &old.allow_unsigned,
         ];
         Ok(self.connection().await?.query_opt_within(old.tenant, REPLACE, &params).await?.is_some())
     }

@@ -38,12 +38,15 @@ macro_rules! some {
 
 /// What is left once the messages are gone. Contents and jobs without a message are few, if any, and so are contents at all and
 /// jobs that are held: they are looked for without an index of their own.
-const REST: [&str; 10] = [
+const REST: [&str; 13] = [
     "DELETE FROM contents WHERE seq = ANY (ARRAY(SELECT seq FROM contents WHERE tenant_id = $1 ORDER BY seq LIMIT $2))",
     "DELETE FROM jobs WHERE seq = ANY (ARRAY(SELECT seq FROM jobs WHERE tenant_id = $1 ORDER BY seq LIMIT $2))",
     some!("idempotency", "owner_id"),
     some!("provider_configs", "tenant_id"),
     some!("suppressions", "tenant_id"),
+    some!("callbacks", "tenant_id"),
+    some!("inbound_messages", "tenant_id"),
+    some!("soft_bounces", "tenant_id"),
     some!("invitations", "tenant_id"),
     some!("audit_log", "tenant_id"),
     some!("quotas", "tenant_id"),
@@ -83,6 +86,9 @@ pub(super) const STATEMENTS: &[&str] = &[
     REST[7],
     REST[8],
     REST[9],
+    REST[10],
+    REST[11],
+    REST[12],
     DELETE_KEYS,
     DELETE_BUCKETS,
     DELETE_MEMBERS,

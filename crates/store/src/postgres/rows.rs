@@ -95,6 +95,7 @@ pub(super) fn config(row: &Row) -> Result<ConfigRecord> {
         secret: get(row, "secret")?,
         created_at: time(row, "created_at")?,
         status_reason: get(row, "status_reason")?,
+        allow_unsigned: get(row, "allow_unsigned")?,
     })
 }
 

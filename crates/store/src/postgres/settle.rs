@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use raven_core::{Seq, Status, SuppressionReason, SuppressionSource, Timestamp, suppression::indexed};
+use raven_core::{Seq, Status, SuppressionReason, SuppressionSource, Timestamp, lookup::ProviderKey, suppression::indexed};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     connection::{Connection, Failure, Param},
     rows::{code, get},
 };
-use crate::{Action, Lease, Next, Result, Settlement, Start, Started};
+use crate::{Action, Lease, Next, Result, Settlement, Start, Started, callbacks::provider_key};
 
 // As in acceptance, recipients are looked up only for tenants that suppress somebody.
 const START: &str = "
@@ -95,6 +95,10 @@ WITH s AS MATERIALIZED (
   WHERE m.seq = ANY ($4) AND m.seq BETWEEN $2 AND $3 AND m.seq = s.seq AND m.tenant_id = s.tenant_id
     AND NOT EXISTS (SELECT FROM jobs j WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND j.attempt > s.attempt)
   RETURNING m.seq, m.tenant_id, m.environment, m.channel, s.status
+), named AS (
+  INSERT INTO provider_ids (bucket, digest, seq)
+  SELECT n.bucket, n.digest, n.seq FROM unnest($22::integer[], $23::bigint[], $24::bigint[]) AS n (bucket, digest, seq)
+  ON CONFLICT DO NOTHING
 )
 INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
 SELECT m.tenant_id, ((m.seq >> 21) / 86400000)::integer AS day, m.environment, m.channel, m.status, (m.seq >> 13 & 255)::smallint AS slot, count(*)
@@ -258,6 +262,8 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
         Next::Done => None,
         Next::At(action, at) => Some((action.code(), at.millis())),
     };
+    let mut named: Vec<(ProviderKey, Seq)> = round.iter().filter_map(|s| Some((provider_key(s)?, s.seq))).collect();
+    named.sort_unstable();
     connection
         .execute(
             SETTLE,
@@ -283,6 +289,9 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
                 &column(round, |s| s.payload.as_deref()),
                 &column(round, |s| next(s).map(|(action, _)| action)),
                 &column(round, |s| next(s).map(|(_, at)| at)),
+                &named.iter().map(|(key, _)| key.bucket).collect::<Vec<_>>(),
+                &named.iter().map(|(key, _)| key.digest).collect::<Vec<_>>(),
+                &named.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(),
             ],
         )
         .await?;

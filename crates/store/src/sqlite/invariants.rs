@@ -25,7 +25,7 @@ const JOBS: &str = "SELECT j.seq, j.action, j.due_at, j.epoch, j.started_at, m.s
   WHERE j.seq > ?1 AND j.seq <= ?2 ORDER BY j.seq LIMIT ?3";
 const MESSAGES: &str = "SELECT m.seq, m.environment, m.status, j.attempt FROM messages m LEFT JOIN jobs j ON j.seq = m.seq
   WHERE m.seq > ?1 AND m.seq <= ?2 ORDER BY m.seq LIMIT ?3";
-const LINES: &str = "SELECT kind, at, attempt, started_at IS NOT NULL FROM events WHERE message_seq = ?1 ORDER BY n";
+const LINES: &str = "SELECT kind, at, attempt, started_at IS NOT NULL FROM events WHERE message_seq = ?1 AND report IS NULL ORDER BY n";
 const RECORDS: &str = "SELECT i.owner_id, i.environment, i.operation, i.key, i.message_seq, m.seq, t.status
   FROM idempotency i LEFT JOIN messages m ON m.seq = i.message_seq LEFT JOIN tenants t ON t.id = i.owner_id
   WHERE (i.owner_id, i.environment, i.operation, i.key) > (?1, ?2, ?3, ?4)

@@ -15,9 +15,11 @@ use rusqlite::Connection;
 use crate::{Error, Health, Lane, Migrations, Result};
 
 mod audit;
+mod callbacks;
 mod claim;
 mod connection;
 mod idempotency;
+mod inbound;
 mod invariants;
 mod invitations;
 mod keys;
@@ -162,6 +164,8 @@ pub fn statements() -> Vec<&'static str> {
         queue::STATEMENTS,
         secrets::STATEMENTS,
         suppressions::STATEMENTS,
+        callbacks::STATEMENTS,
+        inbound::STATEMENTS,
         tenants::STATEMENTS,
         timeline::STATEMENTS,
         usage::STATEMENTS,

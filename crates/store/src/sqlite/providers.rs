@@ -13,14 +13,14 @@ use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result};
 pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, DELETE];
 
 const INSERT: &str =
-    "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-const FIND: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason FROM provider_configs
+    "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason, allow_unsigned)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+const FIND: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason, allow_unsigned FROM provider_configs
   WHERE id = ?1 AND tenant_id = ?2";
-const LIST: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason FROM provider_configs
+const LIST: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason, allow_unsigned FROM provider_configs
   WHERE tenant_id = ?1 AND (created_at, id) < (?2, ?3) ORDER BY created_at DESC, id DESC LIMIT ?4";
-const REPLACE: &str = "UPDATE provider_configs SET label = ?3, status = ?4, status_reason = ?5, public = ?6, secret = ?7
-  WHERE id = ?1 AND tenant_id = ?2 AND label = ?8 AND status = ?9 AND status_reason IS ?10 AND public = ?11 AND secret = ?12";
+const REPLACE: &str = "UPDATE provider_configs SET label = ?3, status = ?4, status_reason = ?5, public = ?6, secret = ?7, allow_unsigned = ?13
+  WHERE id = ?1 AND tenant_id = ?2 AND label = ?8 AND status = ?9 AND status_reason IS ?10 AND public = ?11 AND secret = ?12 AND allow_unsigned = ?14";
 const DELETE: &str = "DELETE FROM provider_configs WHERE id = ?1 AND tenant_id = ?2";
 
 fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
@@ -35,6 +35,7 @@ fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
         secret: row.get(7)?,
         created_at: time(row, 8)?,
         status_reason: row.get(9)?,
+        allow_unsigned: row.get(10)?,
     })
 }
 
@@ -52,6 +53,7 @@ fn insert(c: &Connection, new: &NewConfig) -> Result<()> {
         new.secret,
         new.created_at.millis(),
         new.status_reason,
+        new.allow_unsigned,
     ])?;
     Ok(())
 }
@@ -91,6 +93,8 @@ impl Configs for SqliteStore {
                 old.status_reason,
                 old.public,
                 old.secret,
+                new.allow_unsigned,
+                old.allow_unsigned,
             ])? == 1;
             if let (true, Some(audit)) = (replaced, &audit) {
                 audit::record(c, audit)?;

@@ -23,6 +23,9 @@ pub(super) const STATEMENTS: &[&str] = &[
     DELETE_BUCKET,
     CONFIGS,
     SUPPRESSIONS,
+    CALLBACKS,
+    INBOUND,
+    SOFT_BOUNCES,
     INVITATIONS,
     AUDIT,
     QUOTAS,
@@ -50,6 +53,10 @@ const DELETE_KEY: &str = "DELETE FROM api_keys WHERE id = ?1";
 const DELETE_BUCKET: &str = "DELETE FROM rate_limits WHERE bucket = ?1";
 const CONFIGS: &str = "DELETE FROM provider_configs WHERE id IN (SELECT id FROM provider_configs WHERE tenant_id = ?1 LIMIT ?2)";
 const SUPPRESSIONS: &str = "DELETE FROM suppressions WHERE id IN (SELECT id FROM suppressions WHERE tenant_id = ?1 LIMIT ?2)";
+const CALLBACKS: &str = "DELETE FROM callbacks WHERE seq IN (SELECT seq FROM callbacks WHERE tenant_id = ?1 LIMIT ?2)";
+const INBOUND: &str = "DELETE FROM inbound_messages WHERE seq IN (SELECT seq FROM inbound_messages WHERE tenant_id = ?1 LIMIT ?2)";
+const SOFT_BOUNCES: &str = "DELETE FROM soft_bounces WHERE tenant_id = ?1 AND (environment, channel, lookup) IN
+  (SELECT environment, channel, lookup FROM soft_bounces WHERE tenant_id = ?1 LIMIT ?2)";
 const INVITATIONS: &str = "DELETE FROM invitations WHERE id IN (SELECT id FROM invitations WHERE tenant_id = ?1 LIMIT ?2)";
 const AUDIT: &str =
     "DELETE FROM audit_log WHERE tenant_id = ?1 AND seq IN (SELECT seq FROM audit_log WHERE tenant_id = ?1 ORDER BY seq LIMIT ?2)";
@@ -68,7 +75,8 @@ const FORGET_USER: &str = "DELETE FROM users WHERE id = ?1 AND NOT EXISTS (SELEC
 const DELETE_TENANT: &str = "DELETE FROM tenants WHERE id = ?1";
 
 /// The tables whose rows are deleted by their primary key's beginning or an index of the tenant's, and need nothing else.
-const PLAIN: &[&str] = &[IDEMPOTENCY, CONFIGS, SUPPRESSIONS, INVITATIONS, AUDIT, QUOTAS, ACCEPTED, OUTCOMES];
+const PLAIN: &[&str] =
+    &[IDEMPOTENCY, CONFIGS, SUPPRESSIONS, CALLBACKS, INBOUND, SOFT_BOUNCES, INVITATIONS, AUDIT, QUOTAS, ACCEPTED, OUTCOMES];
 
 /// Contents of the tenant that have no message. No index tells them, so this reads all contents: for a reader.
 pub(super) fn strays(c: &Connection, tenant: TenantId, rows: usize) -> Result<Vec<i64>> {

@@ -12,7 +12,10 @@ use super::{
     suppressions::{self, Listed},
     usage::Outcomes,
 };
-use crate::{Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Started, SuppressionRecord, Survey};
+use crate::{
+    Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Started, SuppressionRecord, Survey,
+    callbacks::provider_key,
+};
 
 pub(super) const STATEMENTS: &[&str] = &[
     STARTABLE,
@@ -23,6 +26,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     STATE,
     FINISH,
     RESCHEDULE,
+    NAME,
     RELEASE,
     UNSTARTED,
     RELEASE_UNSTARTED,
@@ -54,6 +58,7 @@ const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL
     urgency = CASE WHEN ?2 = 1 THEN ((urgency - 1) | 2) + 1 ELSE urgency END
   WHERE seq = ?1";
 const _: () = assert!(Action::Send.code() == 1);
+const NAME: &str = "INSERT INTO provider_ids (bucket, digest, seq) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
   WHERE seq = ?2 AND epoch = ?1";
 const UNSTARTED: &str = "SELECT seq FROM jobs WHERE epoch = ?1 AND started_at IS NULL";
@@ -153,6 +158,9 @@ impl<'c> Settling<'c> {
         let told = event.execute(params![seq, tenant, s.kind.code(), s.at.millis(), s.attempt, started_at, s.detail, s.payload])?;
         if told == 1 {
             self.suppress(s, &before)?;
+            if let Some(key) = provider_key(s) {
+                self.connection.prepare_cached(NAME)?.execute(params![key.bucket, key.digest, seq])?;
+            }
         }
         if job.is_none_or(|(attempt, _)| attempt <= s.attempt) {
             self.raise.execute(params![

@@ -202,6 +202,7 @@ impl Side {
                     address: recipient(2),
                     reason: SuppressionReason::HardBounce,
                 }),
+                is_found_by_id: details == Some(1),
             }
         };
         reports.iter().map(settlement).collect()
