@@ -208,6 +208,7 @@ impl Attempts {
                 settlement.kind = EventKind::Sent;
                 settlement.status = Status::Sent;
                 settlement.provider_message_id = sent.provider_message_id;
+                settlement.is_found_by_id = route.is_found_by_id();
                 settlement.segments = sent.segments;
                 settlement.cost_micros = sent.cost.as_ref().map(|c| c.micros);
                 settlement.cost_currency = sent.cost.map(|c| c.currency);

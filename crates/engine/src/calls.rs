@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::{
+    callbacks::CallbackUrls,
     directory::Connection,
     mailer::Mailer,
     transport::{CallError, Transport},
@@ -22,6 +23,7 @@ pub struct Calls {
     pub(crate) transport: Transport,
     pub(crate) mailer: Mailer,
     pub(crate) base_urls: BaseUrls,
+    pub(crate) callback_urls: Arc<CallbackUrls>,
 }
 
 impl Calls {
@@ -38,7 +40,8 @@ impl Calls {
 
     async fn call_http(&self, connection: &Connection, provider: &dyn HttpCall, message: &Outbound<'_>) -> Result<Sent, SendError> {
         let began = Instant::now();
-        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };
+        let callback_url = connection.provider.spec.callbacks.and_then(|_| self.callback_urls.public(connection));
+        let mut cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: callback_url.as_deref() };
         let token = self.token(connection, provider, &cx).await?;
         cx.token = token.as_ref().map(ExposeSecret::expose_secret);
         let request = provider.request(message, &cx)?;

@@ -116,6 +116,12 @@ impl Route {
         }
     }
 
+    /// Do callbacks about its messages know no id but the provider's?
+    #[must_use]
+    pub fn is_found_by_id(&self) -> bool {
+        matches!(self, Self::Provider(connection) if connection.provider.spec.callbacks.is_some_and(|callbacks| callbacks.by_id))
+    }
+
     /// The provider's id.
     #[must_use]
     pub fn provider(&self) -> &'static str {
@@ -149,6 +155,12 @@ impl TenantView {
     #[must_use]
     pub fn has_default_sender(&self, channel: Channel) -> bool {
         self.first(channel).is_some_and(|c| c.default_sender)
+    }
+
+    /// Its connections, oldest first.
+    #[must_use]
+    pub fn connections(&self) -> &[Arc<Connection>] {
+        &self.connections
     }
 
     /// The connection of this config.
@@ -211,6 +223,12 @@ impl Directory {
     /// Forgets what is known of a tenant: after it was changed here.
     pub async fn forget(&self, id: TenantId) {
         self.views.invalidate(&id).await;
+    }
+
+    /// A config of the tenant, ready to call, whatever is remembered of it; `None` when it can't be used.
+    #[must_use]
+    pub fn bound(&self, tenant: &TenantRecord, record: ConfigRecord) -> Option<Arc<Connection>> {
+        self.connect(tenant, record, &HashMap::new())
     }
 
     fn connect(&self, tenant: &TenantRecord, record: ConfigRecord, known: &HashMap<ConfigId, Arc<Connection>>) -> Option<Arc<Connection>> {

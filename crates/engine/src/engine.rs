@@ -7,12 +7,13 @@ use std::{
 
 use raven_core::{Clock, problem::chain};
 use raven_providers::Find;
-use raven_store::Store;
+use raven_store::{ConfigRecord, Store, TenantRecord};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::Attempts,
+    callbacks::{Applier, CallbackOptions, CallbackUrls, Reception, Recorder, passage},
     calls::{BaseUrls, Calls},
     clock::Entropy,
     coalescer::Coalescer,
@@ -91,6 +92,8 @@ pub struct Options {
     pub extra_roots: ExtraRoots,
     /// How mail servers are greeted.
     pub hello_name: String,
+    /// What is made of callbacks.
+    pub callbacks: CallbackOptions,
 }
 
 /// Why the engine can't start.
@@ -132,6 +135,12 @@ pub struct Engine {
     pub directory: Arc<Directory>,
     /// Calls of providers.
     pub calls: Arc<Calls>,
+    /// Where callbacks go.
+    pub callback_urls: Arc<CallbackUrls>,
+    /// Callbacks that come in.
+    pub reception: Reception,
+    /// Callbacks that are applied; tests step it.
+    pub applier: Arc<Applier>,
     /// Sealed secrets.
     pub vault: Vault,
     /// Message ids.
@@ -164,6 +173,7 @@ pub struct Load {
 
 struct Running {
     coalescers: Vec<Coalescer>,
+    recorder: Option<Recorder>,
     settler: Option<Settler>,
     accepting: Vec<JoinHandle<()>>,
     settling: Option<JoinHandle<()>>,
@@ -192,7 +202,9 @@ impl Engine {
             tokens = tokens.with_oidc(Issuer::new(issuer, &options.extra_roots).map_err(StartError::Setting)?);
         }
 
+        let callback_urls = Arc::new(CallbackUrls::new(options.callbacks.public_url.clone(), keys.callbacks));
         let calls = Arc::new(Calls {
+            callback_urls: callback_urls.clone(),
             clock: clock.clone(),
             transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
             mailer: Mailer::new(guard, clock.clone(), &options.hello_name, &options.extra_roots, options.call_cap)
@@ -240,6 +252,22 @@ impl Engine {
             metrics: metrics.clone(),
         };
         let (ingest, coalescers) = Ingest::new(&parts);
+        let (reception, waiting) =
+            Reception::new(clock.clone(), directory.clone(), membership.clone(), calls.clone(), callback_urls.clone(), metrics.clone());
+        let (stored, to_apply) = passage();
+        let recorder = Recorder { store: store.clone(), clock: clock.clone(), waiting, stored };
+        let applier = Arc::new(Applier {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            directory: directory.clone(),
+            membership: membership.clone(),
+            cipher: ids.clone(),
+            calls: calls.clone(),
+            metrics: metrics.clone(),
+            options: options.callbacks,
+            stored: tokio::sync::Mutex::new(to_apply),
+        });
         let housekeeping =
             Housekeeping { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch, metrics: metrics.clone() };
         housekeeping.take_over(registration.predecessors).await?;
@@ -255,6 +283,9 @@ impl Engine {
             ingest,
             directory,
             calls,
+            callback_urls,
+            reception,
+            applier,
             vault,
             ids,
             membership,
@@ -262,7 +293,14 @@ impl Engine {
             housekeeping,
             worker,
             stopping: CancellationToken::new(),
-            parts: parking_lot::Mutex::new(Some(Running { coalescers, settler, accepting: Vec::new(), settling: None, loops: Vec::new() })),
+            parts: parking_lot::Mutex::new(Some(Running {
+                coalescers,
+                recorder: Some(recorder),
+                settler,
+                accepting: Vec::new(),
+                settling: None,
+                loops: Vec::new(),
+            })),
         }))
     }
 
@@ -276,6 +314,7 @@ impl Engine {
             running.loops.push(tokio::spawn(worker.clone().run_starts(self.stopping.clone())));
             running.loops.push(tokio::spawn(worker.clone().run_claims(self.stopping.clone())));
         }
+        running.loops.push(tokio::spawn(self.applier.clone().run(self.stopping.clone())));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
@@ -296,6 +335,7 @@ impl Engine {
         let mut parts = self.parts.lock();
         let Some(running) = parts.as_mut() else { return };
         running.accepting.extend(running.coalescers.drain(..).map(|c| tokio::spawn(c.run())));
+        running.accepting.extend(running.recorder.take().map(|r| tokio::spawn(r.run())));
         running.settling = running.settler.take().map(|s| tokio::spawn(s.run()));
     }
 
@@ -318,6 +358,13 @@ impl Engine {
             unsettled: w.attempts.outcomes.pending(),
             tasks: w.attempts.tasks.len(),
         })
+    }
+
+    /// Where the callbacks of a config go, below `base`; `None` for a provider that makes none, or settings that can't be used.
+    #[must_use]
+    pub fn callback_url(&self, base: &str, tenant: &TenantRecord, config: ConfigRecord) -> Option<String> {
+        let connection = self.directory.bound(tenant, config)?;
+        self.callback_urls.url(base, &connection)
     }
 
     /// Is this process on its way out?

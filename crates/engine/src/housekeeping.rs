@@ -24,6 +24,9 @@ const COUNTERS_KEPT: i32 = 2;
 /// Content without a message is an orphan when it is older than this.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
+/// How long callbacks that wait for nothing are kept, and counts of soft bounces.
+const CALLBACKS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// A node's chores.
 pub struct Housekeeping {
     pub(crate) store: Arc<dyn Store>,
@@ -147,6 +150,7 @@ impl Housekeeping {
         while self.store.purge_idempotency(now, CHUNK).await? == CHUNK {}
         while self.store.sweep_contents(now.before(ORPHAN_AGE), CHUNK).await? == CHUNK {}
         while self.store.purge_counters(now.day().plus(-COUNTERS_KEPT), CHUNK).await? >= CHUNK {}
+        while self.store.purge_callbacks(now.before(CALLBACKS_KEPT), now, CHUNK).await? >= CHUNK {}
         for tenant in self.store.list_archived(now.before(RESTORABLE), TENANTS).await? {
             while !self.store.purge_tenant(tenant, CHUNK).await? {}
             tracing::info!(%tenant, "deleted a tenant that was archived 30 days ago, and all that it had");

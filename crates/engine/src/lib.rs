@@ -2,13 +2,14 @@
 //!
 //! What lives here: acceptance ([`ingest`]), dispatch and its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
 //! of credentials ([`keyring`], [`token`], [`oidc`]), how much callers may do ([`plans`], [`limiter`]), what is known of
-//! tenants ([`directory`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
+//! tenants ([`directory`]), callbacks of providers ([`callbacks`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
 //! node's life ([`membership`], [`housekeeping`]) and the time that all nodes go by ([`shared_clock`]).
 //! The look for damage is in [`invariants`].
 //! What must not: SQL, the API's status codes and JSON, the environment. Time and chance are arguments ([`Surroundings`]).
 
 pub mod attempt;
 pub mod audit;
+pub mod callbacks;
 pub mod calls;
 pub mod clock;
 mod coalescer;

@@ -45,6 +45,15 @@ pub struct ViolationLabels {
     pub kind: &'static str,
 }
 
+/// Labels of a callback.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallbackLabels {
+    /// The provider's id.
+    pub provider: &'static str,
+    /// What became of it: when it came, and when it was applied.
+    pub result: &'static str,
+}
+
 /// Labels of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProviderLabels {
@@ -74,6 +83,8 @@ pub struct Metrics {
     pub calls: Family<ProviderLabels, Histogram>,
     /// Attempts by provider and outcome.
     pub attempts: Family<AttemptLabels, Counter>,
+    /// Callbacks by provider and what became of them.
+    pub callbacks: Family<CallbackLabels, Counter>,
     /// Calls under way.
     pub in_flight: Gauge,
     /// Jobs held in memory, waiting for a permit.
@@ -103,6 +114,7 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             calls: Family::new_with_constructor(|| Histogram::new(latencies())),
             attempts: Family::default(),
+            callbacks: Family::default(),
             in_flight: Gauge::default(),
             held: Gauge::default(),
             queue_depth: Family::default(),
@@ -113,6 +125,7 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         registry.register("http_requests", "Answered requests", metrics.requests.clone());
+        registry.register("callbacks", "Callbacks of providers by what became of them", metrics.callbacks.clone());
         registry.register("messages_accepted", "Messages accepted", metrics.accepted.clone());
         registry.register("messages_refused", "Messages turned away by overload or an unavailable database", metrics.refused.clone());
         registry.register("accept_batch_size", "Messages in one acceptance transaction", metrics.batch.clone());

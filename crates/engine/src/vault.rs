@@ -163,6 +163,8 @@ pub struct InstallationKeys {
     pub cursors: CursorKey,
     /// Checks key secrets before Argon2id.
     pub key_mac: SecretKey,
+    /// Makes the tokens of callback URLs.
+    pub callbacks: SecretKey,
 }
 
 impl InstallationKeys {
@@ -175,7 +177,8 @@ impl InstallationKeys {
         let body = vault.installation_key(store, "id-body").await?;
         let cursors = vault.installation_key(store, "cursor").await?;
         let key_mac = vault.installation_key(store, "key-mac").await?;
-        Ok(Self { ids: IdCipher::new(*tag.expose(), *body.expose()), cursors: CursorKey::new(*cursors.expose()), key_mac })
+        let callbacks = vault.installation_key(store, "callbacks").await?;
+        Ok(Self { ids: IdCipher::new(*tag.expose(), *body.expose()), cursors: CursorKey::new(*cursors.expose()), key_mac, callbacks })
     }
 }
 

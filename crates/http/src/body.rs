@@ -52,7 +52,7 @@ impl<const MAX: usize> Body<MAX> {
 }
 
 /// A large body's share of the common budget; given back when dropped.
-struct Share {
+pub(crate) struct Share {
     app: Arc<App>,
     bytes: usize,
 }
@@ -80,15 +80,20 @@ impl Drop for Share {
     }
 }
 
+/// A body of any type, of at most `max` bytes, and what it takes up of the common budget.
+///
+/// # Errors
+/// When it is too large or too slow.
+pub(crate) async fn raw(request: Request, app: &Arc<App>, max: usize) -> Result<(Bytes, Option<Share>)> {
+    tokio::time::timeout(ARRIVAL, read(request, app, max)).await.unwrap_or_else(|_| Err(Problem::of(codes::REQUEST_TIMEOUT)))
+}
+
 impl<const MAX: usize> FromRequest<Arc<App>> for Body<MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
         check_type(&request)?;
-        match tokio::time::timeout(ARRIVAL, read(request, app, MAX)).await {
-            Ok(read) => read.map(|(bytes, share)| Self { bytes, _share: share }),
-            Err(_) => Err(Problem::of(codes::REQUEST_TIMEOUT)),
-        }
+        raw(request, app, MAX).await.map(|(bytes, share)| Self { bytes, _share: share })
     }
 }
 

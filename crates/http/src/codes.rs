@@ -35,6 +35,7 @@ codes! {
     MISSING_CREDENTIALS = UNAUTHORIZED "missing_credentials" "The request carries no credentials. Send X-Raven-Key, or for the admin endpoints Authorization: Bearer.";
     INVALID_API_KEY = UNAUTHORIZED "invalid_api_key" "Invalid API key";
     INVALID_TOKEN = UNAUTHORIZED "invalid_token" "The bearer token is not valid. Sign in again.";
+    UNPROVEN_CALLBACK = UNAUTHORIZED "unproven_callback" "Nothing proves that the callback is the provider's: its signature does not fit the config's settings, or the token is missing or wrong. callbackUrl of the provider config is the whole URL to give to the provider. Nothing was stored.";
     INSUFFICIENT_ROLE = FORBIDDEN "insufficient_role" "Your role in this tenant does not allow this. Ask an admin or owner.";
     INSUFFICIENT_SCOPE = FORBIDDEN "insufficient_scope" "The API key has not the scope that this needs. Create a key with it.";
     TENANT_SUSPENDED = FORBIDDEN "tenant_suspended" "The tenant is suspended: nothing can be sent or changed until it is reactivated.";

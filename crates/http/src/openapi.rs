@@ -30,6 +30,7 @@ use crate::{codes, routes};
         (name = "usage", description = "What a tenant used, and what it may use."),
         (name = "audit", description = "Who changed what."),
         (name = "providers", description = "Providers and a tenant's credentials at them."),
+        (name = "callbacks", description = "Where providers call."),
         (name = "suppressions", description = "Addresses that are not written to."),
         (name = "operations", description = "For operators."),
     ),
@@ -203,7 +204,7 @@ enum Needs {
 fn needs(path: &str, method: &HttpMethod) -> Needs {
     let reads = *method == HttpMethod::Get;
     let Some(rest) = path.strip_prefix("/v1/admin/") else {
-        return match path.starts_with("/v1/messages") || path.starts_with("/v1/sandbox/messages") {
+        return match ["/v1/messages", "/v1/sandbox/messages", "/v1/inbound-messages"].iter().any(|of| path.starts_with(of)) {
             true if reads => Needs::Scope(Scope::MessagesRead),
             true => Needs::Scope(Scope::MessagesSend),
             false => Needs::Nothing,
@@ -262,6 +263,9 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
             HttpMethod::Delete => statuses.push(409),
             _ => {}
         }
+    }
+    if path.starts_with("/v1/webhooks/") {
+        statuses.extend([400, 401, 404, 408, 413, 503]);
     }
     if path == "/metrics" {
         statuses.extend([401, 404]);

@@ -7,7 +7,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     App, layers,
-    resources::{audit_log, health, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant, tenants, usage},
+    resources::{
+        audit_log, callbacks, health, inbound_messages, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant,
+        tenants, usage,
+    },
 };
 
 /// The API's routes, with their documentation.
@@ -43,6 +46,11 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(providers::create, providers::list))
         .routes(routes!(providers::find, providers::update, providers::delete))
         .routes(routes!(providers::verify))
+        .routes(routes!(inbound_messages::list))
+        .routes(routes!(inbound_messages::list_as_human))
+        .routes(routes!(callbacks::to_tenant, callbacks::ask_tenant))
+        .routes(routes!(callbacks::to_config, callbacks::ask_config))
+        .routes(routes!(callbacks::to_config_with_token, callbacks::ask_config_with_token))
         .routes(routes!(suppressions::create, suppressions::list))
         .routes(routes!(suppressions::delete))
         .routes(routes!(health::openapi))

@@ -4,7 +4,9 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use raven_core::Clock;
-use raven_engine::{Engine, Options, OsEntropy, Surroundings, SystemClock, dispatch::Limits, shared_clock::Reference};
+use raven_engine::{
+    Engine, Options, OsEntropy, Surroundings, SystemClock, callbacks::CallbackOptions, dispatch::Limits, shared_clock::Reference,
+};
 use raven_http::{App, Settings};
 use raven_store::Store;
 use tokio::{
@@ -118,6 +120,11 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
         find_provider: raven_providers::find,
         base_urls: config.base_urls.clone(),
         extra_roots: config.extra_roots.clone(),
+        callbacks: CallbackOptions {
+            public_url: config.public_url.clone(),
+            keywords: config.keywords.clone(),
+            soft_bounces: config.soft_bounces,
+        },
         hello_name: config.hello_name.clone().unwrap_or_else(|| parse::host_of(&public_url).unwrap_or("localhost").to_owned()),
     };
     let surroundings = Surroundings { store, clock: Arc::new(SystemClock), reference: Reference::Database, entropy: Arc::new(OsEntropy) };

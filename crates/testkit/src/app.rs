@@ -10,6 +10,7 @@ use raven_core::{Clock, TenantId, Timestamp, UserId};
 use raven_engine::{
     Engine, Options, OsEntropy, Surroundings,
     audit::{Actor, Entry},
+    callbacks::CallbackOptions,
     dispatch::Limits,
     engine::Load,
     plans::{self, Plans},
@@ -62,6 +63,8 @@ pub struct TestOptions {
     pub plans: Option<Plans>,
     /// The providers; those of the catalog when absent.
     pub find_provider: Option<Find>,
+    /// What is made of callbacks.
+    pub callbacks: CallbackOptions,
 }
 
 /// A running Raven.
@@ -316,6 +319,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         find_provider: options.find_provider.unwrap_or(raven_providers::find),
         base_urls: options.base_urls.clone(),
         extra_roots: options.extra_roots.clone(),
+        callbacks: options.callbacks.clone(),
         hello_name: "raven.test".to_owned(),
         plans: options.plans.clone().unwrap_or_else(|| Plans::new(Vec::new(), plans::UNLIMITED).expect("it is built in")),
     };

@@ -19,6 +19,8 @@ use raven_store::{
     messages::{Intake, MessageClaim, MessagePage},
 };
 
+mod callbacks;
+
 /// A verb that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
@@ -38,6 +40,10 @@ pub enum Verb {
     FindKey,
     /// `find_tenant`
     FindTenant,
+    /// `record_callbacks`
+    RecordCallbacks,
+    /// `apply_callbacks`
+    ApplyCallbacks,
     /// `announce`, which is only counted: it can't fail
     Announce,
 }

@@ -5,6 +5,7 @@ use std::{borrow::Cow, marker::PhantomData};
 
 use raven_core::{
     Channel, Environment, Priority, Source, Status, SuppressionReason,
+    keyword::Keyword,
     message::EventKind,
     permission::{Role, Scope},
     sms::Encoding,
@@ -67,6 +68,8 @@ pub type SuppressionReasonName = OneOf<SuppressionReason>;
 pub type EventName = OneOf<EventKind>;
 /// The name of an encoding.
 pub type EncodingName = OneOf<Encoding>;
+/// The name of what a word in an inbound message means.
+pub type KeywordName = OneOf<Keyword>;
 /// The name of a role.
 pub type RoleName = OneOf<Role>;
 /// The name of a scope.
@@ -149,6 +152,15 @@ impl Closed for Source {
 impl Closed for EventKind {
     const NAME: &'static str = "EventType";
     const TEXT: &'static str = "What happened to a message.";
+
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|v| v.name()).collect()
+    }
+}
+
+impl Closed for Keyword {
+    const NAME: &'static str = "Keyword";
+    const TEXT: &'static str = "What a word alone in an inbound message means.";
 
     fn names() -> Vec<&'static str> {
         Self::ALL.iter().map(|v| v.name()).collect()

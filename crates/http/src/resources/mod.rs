@@ -1,9 +1,11 @@
 //! One file for each resource: its wire types, and handlers that turn wire into domain and back.
 
 pub mod audit_log;
+pub mod callbacks;
 pub mod dry_run;
 pub mod extras;
 pub mod health;
+pub mod inbound_messages;
 pub mod invitations;
 pub mod keys;
 pub mod me;

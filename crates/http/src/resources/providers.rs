@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
-use raven_core::{ConfigId, Environment, Timestamp, json::Json};
+use raven_core::{ConfigId, Environment, Timestamp, json::Json, permission::Role};
 use raven_providers::{CATALOG, Class, Field, Kind, Members, Provider, Spec};
 use raven_store::{
-    ConfigRecord, NewConfig, Operation, Scope,
+    ConfigRecord, NewConfig, Operation, Outcome, Scope, TenantRecord,
     providers::{FAILED, UNVERIFIED, VERIFIED},
 };
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{AppState, answer, claim, fresh_id, text, value};
 use crate::{
+    App,
     body::Body,
     caller::{AsAdmin, AsViewer, Session},
     codes,
@@ -43,6 +44,9 @@ request! {
         /// Secret settings to set, by the names in the catalog; `null` takes one away. The others stay.
         #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"api_key": "…"}))]
         secret_config: Json<'a> = "secretConfig",
+        /// Whether callbacks are taken that nothing proves to be the provider's. Such a callback moves only a message that it names by
+        /// the provider's id, and suppresses nobody. Whoever learns such an id can say anything of that message.
+        allow_unsigned_callbacks: bool = "allowUnsignedCallbacks",
     }
 }
 
@@ -61,6 +65,10 @@ request! {
         /// The provider's secret settings, by the names in the catalog. Never returned.
         #[schema(required = false, value_type = std::collections::BTreeMap<String, Setting>, example = json!({"api_key": "…"}))]
         secret_config: Json<'a> = "secretConfig",
+        /// Whether callbacks are taken that nothing proves to be the provider's: `false` when absent. Such a callback moves only a message
+        /// that it names by the provider's id, and suppresses nobody. Whoever learns such an id can say anything of that message.
+        #[schema(default = false)]
+        allow_unsigned_callbacks: bool = "allowUnsignedCallbacks",
         /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
         #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
@@ -91,9 +99,22 @@ pub struct ConfigView {
     /// Its public settings.
     #[schema(value_type = std::collections::BTreeMap<String, Setting>)]
     pub config_public: Value,
+    /// Where the provider is to call: the whole URL, for its console or settings. Shown to admins only; `null` for others, and for
+    /// providers that make no callbacks.
+    #[schema(required, format = "uri", max_length = 2048)]
+    pub callback_url: Option<String>,
+    /// Whether callbacks are taken that nothing proves to be the provider's. A warning: anybody could make them.
+    pub allow_unsigned_callbacks: bool,
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
+}
+
+impl ConfigView {
+    /// With the URL for callbacks, for somebody who may see it.
+    fn with_callback_url(self, app: &App, tenant: &TenantRecord, record: ConfigRecord) -> Self {
+        Self { callback_url: app.engine.callback_url(&app.settings.public_url, tenant, record), ..self }
+    }
 }
 
 impl From<ConfigRecord> for ConfigView {
@@ -106,6 +127,8 @@ impl From<ConfigRecord> for ConfigView {
             status: r.status,
             status_reason: r.status_reason,
             config_public: serde_json::from_str(&r.public).unwrap_or_default(),
+            callback_url: None,
+            allow_unsigned_callbacks: r.allow_unsigned,
             created_at: r.created_at,
         }
     }
@@ -137,6 +160,23 @@ pub struct ProviderView {
     pub features: Vec<&'static str>,
     /// Its settings.
     pub fields: Vec<FieldView>,
+    /// How it calls back. Absent for a provider that never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = CatalogCallbacksView)]
+    pub callbacks: Option<CatalogCallbacksView>,
+}
+
+/// How a provider calls back.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogCallbacksView {
+    /// The pattern of the URL; `callbackUrl` of a provider config is the whole one.
+    #[schema(max_length = 256, example = "https://raven.example/v1/webhooks/sms/twilio/{tenantId}/{providerConfigId}")]
+    pub url_pattern: String,
+    /// How a callback is known to be the provider's.
+    pub authenticity: &'static str,
+    /// What is to be done for callbacks to come.
+    pub setup: &'static str,
 }
 
 /// A setting of a provider.
@@ -163,9 +203,15 @@ pub struct FieldView {
     pub help: &'static str,
 }
 
-impl From<&'static Spec> for ProviderView {
-    fn from(spec: &'static Spec) -> Self {
+impl ProviderView {
+    fn new(spec: &'static Spec, public_url: &str) -> Self {
+        let callbacks = spec.callbacks.map(|callbacks| CatalogCallbacksView {
+            url_pattern: format!("{public_url}/v1/webhooks/{}/{}/{{tenantId}}/{{providerConfigId}}", spec.channel.name(), spec.id),
+            authenticity: callbacks.authenticity,
+            setup: callbacks.setup,
+        });
         Self {
+            callbacks,
             id: spec.id,
             name: spec.name,
             channel: spec.channel.name(),
@@ -185,10 +231,10 @@ impl From<&'static Field> for FieldView {
 
 /// Every provider that Raven can send through, with the settings that each wants.
 #[utoipa::path(get, path = "/v1/admin/providers/catalog", tag = "providers", responses((status = 200, body = CatalogView)))]
-pub async fn catalog(session: Session<AsViewer>, query: RawQuery) -> Result<axum::Json<CatalogView>> {
+pub async fn catalog(session: Session<AsViewer>, State(app): AppState, query: RawQuery) -> Result<axum::Json<CatalogView>> {
     let _ = session.tenant_id();
     query.none()?;
-    Ok(axum::Json(CatalogView { data: CATALOG.iter().map(|p| ProviderView::from(p.spec)).collect() }))
+    Ok(axum::Json(CatalogView { data: CATALOG.iter().map(|p| ProviderView::new(p.spec, &app.settings.public_url)).collect() }))
 }
 
 /// Create a provider config.
@@ -245,20 +291,40 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         label: label.into_owned(),
         status: UNVERIFIED.to_owned(),
         status_reason: None,
-        allow_unsigned: false,
+        allow_unsigned: request.allow_unsigned_callbacks.unwrap_or(false),
         public: text(&public)?,
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,
     };
+    // The token in the URL is kept neither in the log nor for a replay: it is added to what is answered.
     let view = ConfigView::from(record.clone());
-    let created = text(&view)?;
+    let kept = text(&view)?;
     let mut entry = session.entry("provider_config.create", id.0);
     entry.after = value(&view);
     let audit = session.record(&app, &entry);
-    let claim = claim(&app, key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &created);
-    let outcome = app.engine.store.create_config(NewConfig { record, claim, audit }).await?;
+    let claim = claim(&app, key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &kept);
+    let outcome = app.engine.store.create_config(NewConfig { record: record.clone(), claim, audit }).await?;
     app.engine.directory.forget(tenant).await;
-    answer(outcome, created)
+    match outcome {
+        Outcome::Replayed(stored) => {
+            let stored = with_own_callback_url(&app, &session, stored).await?;
+            answer(Outcome::Replayed(stored), kept)
+        }
+        other => answer(other, text(&view.with_callback_url(&app, &session.tenant, record))?),
+    }
+}
+
+/// What was answered to a creation, with the URL of the config that it made, if that is still there.
+async fn with_own_callback_url<R>(app: &App, session: &Session<R>, stored: String) -> Result<String> {
+    let mut view: Value = serde_json::from_str(&stored).unwrap_or_default();
+    let id = view["id"].as_str().and_then(ConfigId::parse);
+    let found = match id {
+        Some(id) => app.engine.store.find_config(session.tenant_id(), id).await?,
+        None => None,
+    };
+    let Some(record) = found else { return Ok(stored) };
+    view["callbackUrl"] = app.engine.callback_url(&app.settings.public_url, &session.tenant, record).into();
+    text(&view)
 }
 
 /// The tenant's provider configs, newest first.
@@ -273,7 +339,7 @@ pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQu
     let scope = page::Scope::new("providers", session.tenant_id().0);
     let before = scope.open(&app.engine.cursors, cursor.as_deref())?.map(|(at, id)| (at, ConfigId(id)));
     let rows = app.engine.store.list_configs(session.tenant_id(), before, limit + 1).await?;
-    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |c| (c.created_at, c.id.0), ConfigView::from)))
+    Ok(axum::Json(page::page(rows, limit, &scope, &app.engine.cursors, |c| (c.created_at, c.id.0), |record| shown(&app, &session, record))))
 }
 
 /// One provider config.
@@ -283,7 +349,13 @@ pub async fn find(session: Session<AsViewer>, State(app): AppState, PathId(id): 
     query.none()?;
     let id = ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     let found = app.engine.store.find_config(session.tenant_id(), id).await?;
-    found.map(|c| axum::Json(ConfigView::from(c))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+    found.map(|record| axum::Json(shown(&app, &session, record))).ok_or_else(|| Problem::of(codes::NOT_FOUND))
+}
+
+/// A config as this caller may see it.
+fn shown<R>(app: &App, session: &Session<R>, record: ConfigRecord) -> ConfigView {
+    let view = ConfigView::from(record.clone());
+    if session.role >= Role::Admin { view.with_callback_url(app, &session.tenant, record) } else { view }
 }
 
 /// Change a provider config. Changed settings make it `unverified`; messages go through it with the new ones at once.
@@ -310,6 +382,9 @@ pub async fn update(
             fields.note(name, "must be an object");
         }
     }
+    if fields.is_null("allowUnsignedCallbacks") {
+        fields.note("allowUnsignedCallbacks", "can't be taken away");
+    }
     fields.finish()?;
     let (id, tenant) = (ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?, session.tenant_id());
     for _ in 0..CHANGES {
@@ -321,12 +396,15 @@ pub async fn update(
         if public.is_some() || secret.is_some() {
             resettle(&app, &session, &mut new, public.as_ref(), secret.as_ref())?;
         }
+        if let Some(allow) = request.allow_unsigned_callbacks {
+            new.allow_unsigned = allow;
+        }
         let view = ConfigView::from(new.clone());
         let mut entry = session.entry("provider_config.update", id.0);
         (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&view));
         if app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
             app.engine.directory.forget(tenant).await;
-            return Ok(axum::Json(view));
+            return Ok(axum::Json(view.with_callback_url(&app, &session.tenant, new)));
         }
     }
     Err(Problem::new(codes::INVALID_STATE, "The config is being changed by others. Send the request again."))
@@ -407,14 +485,14 @@ pub async fn verify(
         },
     };
     let new = ConfigRecord { status: status.to_owned(), status_reason: reason, ..old.clone() };
-    let shown = ConfigView::from(new.clone());
+    let view = ConfigView::from(new.clone());
     let mut entry = session.entry("provider_config.verify", id.0);
-    (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&shown));
+    (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&view));
     if !app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
         return Err(Problem::new(codes::INVALID_STATE, "The config was changed while it was verified. Verify it again."));
     }
     app.engine.directory.forget(tenant).await;
-    Ok(axum::Json(shown))
+    Ok(axum::Json(view.with_callback_url(&app, &session.tenant, new)))
 }
 
 /// Delete a provider config and its secrets. Messages that wait for it go through another config of the channel, or wait.

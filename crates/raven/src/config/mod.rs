@@ -9,7 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use raven_core::keyword::Keywords;
 use raven_engine::{
+    callbacks::SoftBounces,
     calls::BaseUrls,
     oidc::IssuerOptions,
     plans::{self as engine_plans, Plans},
@@ -95,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) base_urls: BaseUrls,
     pub(crate) plans: Plans,
     pub(crate) trusted_proxies: usize,
+    pub(crate) keywords: Keywords,
+    pub(crate) soft_bounces: SoftBounces,
     /// The file of settings, if secrets stand in it.
     pub(crate) secret_file: Option<PathBuf>,
 }
@@ -135,6 +139,14 @@ impl Config {
             idempotency_kept: reader.with_fallback(&settings::IDEMPOTENCY_DAYS, parse::days),
             base_urls: reader.base_urls(),
             plans: reader.plans(),
+            keywords: Keywords::with(
+                &reader.read(&settings::STOP_KEYWORDS, parse::words).unwrap_or_default(),
+                &reader.read(&settings::START_KEYWORDS, parse::words).unwrap_or_default(),
+            ),
+            soft_bounces: SoftBounces {
+                bounces: reader.with_fallback(&settings::SOFT_BOUNCES, parse::number(0, 1000)),
+                days: reader.with_fallback(&settings::SOFT_BOUNCE_DAYS, parse::number(1, 30)),
+            },
             trusted_proxies: reader.with_fallback(&settings::TRUSTED_PROXIES, parse::proxies),
             secret_file: reader.sources.secret_file.take(),
             data_dir,

@@ -109,6 +109,23 @@ pub(crate) fn proxies(text: &str) -> Result<usize, Reason> {
     text.parse().ok().filter(|n| *n <= 16).ok_or_else(|| "must be a number from 0 to 16".into())
 }
 
+/// Words with commas between them.
+pub(crate) fn words(text: &str) -> Result<Vec<String>, Reason> {
+    let words: Vec<String> = text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() || words.iter().any(|word| word.chars().count() > 50) {
+        return Err("must be words with commas between them, each of at most 50 characters".into());
+    }
+    Ok(words)
+}
+
+/// A whole number within these bounds.
+pub(crate) fn number(least: u16, most: u16) -> impl Fn(&str) -> Result<u16, Reason> {
+    move |text| {
+        let found = text.parse().ok().filter(|n| (least..=most).contains(n));
+        found.ok_or_else(|| format!("must be a whole number from {least} to {most}").into())
+    }
+}
+
 /// A number of days.
 pub(crate) fn days(text: &str) -> Result<Duration, Reason> {
     let days = text.parse::<u64>().ok().filter(|n| (1..=3650).contains(n));

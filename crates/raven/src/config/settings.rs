@@ -246,6 +246,29 @@ pub(crate) const TRUSTED_PROXIES: Setting = setting(
     Fallback::Value("0"),
     "Reverse proxies in front of this process that each add the caller's address to `X-Forwarded-For`: 0 to 16. The audit log and the limit on wrong credentials go by the address that the outermost of them saw.",
 );
+pub(crate) const STOP_KEYWORDS: Setting = setting(
+    "stop_keywords",
+    Flag::Server,
+    "WORDS",
+    Fallback::Words("none beside STOP and its like in several languages"),
+    "Further words, with commas between them, that alone in an inbound message mean that its sender wants no more messages.",
+);
+pub(crate) const START_KEYWORDS: Setting = setting(
+    "start_keywords",
+    Flag::Server,
+    "WORDS",
+    Fallback::Words("none beside START and its like"),
+    "Further words, with commas between them, that alone in an inbound message mean that its sender wants messages again.",
+);
+pub(crate) const SOFT_BOUNCES: Setting = setting(
+    "soft_bounces",
+    Flag::Server,
+    "NUMBER",
+    Fallback::Value("5"),
+    "Soft bounces without a delivery after which an address is suppressed: 0 (never) to 1000.",
+);
+pub(crate) const SOFT_BOUNCE_DAYS: Setting =
+    setting("soft_bounce_days", Flag::Server, "DAYS", Fallback::Value("30"), "Days within which soft bounces count: 1 to 30.");
 
 /// All of them, in the order in which they are shown.
 pub(crate) const ALL: &[&Setting] = &[
@@ -275,6 +298,10 @@ pub(crate) const ALL: &[&Setting] = &[
     &IDEMPOTENCY_DAYS,
     &DEFAULT_PLAN,
     &TRUSTED_PROXIES,
+    &STOP_KEYWORDS,
+    &START_KEYWORDS,
+    &SOFT_BOUNCES,
+    &SOFT_BOUNCE_DAYS,
 ];
 
 #[cfg(test)]
