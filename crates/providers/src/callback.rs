@@ -105,6 +105,9 @@ pub struct Proof<'a> {
     pub certificate: Option<&'a [u8]>,
 }
 
+/// Seconds by which a provider's clock and ours may be apart, and for which a signature lives that has a time but no end of its own.
+pub(crate) const SKEW: i64 = 300;
+
 /// Is a callback the provider's own?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -149,6 +152,35 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
+/// What the items of a batch tell, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    told: Vec<Told>,
+    known: bool,
+    unknown: bool,
+}
+
+impl Batch {
+    /// Adds what an item tells; nothing, if its kind is not known: new kinds appear, and must not cost the others.
+    pub(crate) fn add(&mut self, item: Option<Vec<Told>>) {
+        match item {
+            Some(told) => {
+                self.known = true;
+                self.told.extend(told);
+            }
+            None => self.unknown = true,
+        }
+    }
+
+    /// All that was told.
+    ///
+    /// # Errors
+    /// When there were items, and none of a known kind.
+    pub(crate) fn told(self) -> Result<Vec<Told>, Unreadable> {
+        if self.unknown && !self.known { Err(Unreadable::new("nothing in it is of a documented kind")) } else { Ok(self.told) }
+    }
+}
+
 /// One thing that a callback tells.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -172,6 +204,10 @@ impl Told {
         let clean = |text: &mut String, most: usize| {
             *text = redactor.clean(std::mem::take(text));
             text.truncate(text.floor_char_boundary(most));
+            // No database takes it within a text.
+            if text.contains('\0') {
+                *text = text.replace('\0', " ");
+            }
         };
         let line = |text: &mut String, most: usize| {
             clean(text, most);
