@@ -9,8 +9,9 @@ use raven_core::{EventKind, MessageId, Timestamp, money::Money};
 
 pub use raven_core::keyword::Keyword;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::redact::Redactor;
+use crate::{redact::Redactor, wire};
 
 /// How a provider calls back.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,11 @@ impl<'a> Callback<'a> {
         self.query().find(|(key, _)| key == MESSAGE_PARAMETER).and_then(|(_, id)| MessageId::parse(&id))
     }
 
+    /// What it says, for people: the body, or the query where all is in it.
+    pub(crate) fn raw(&self) -> String {
+        wire::lossy(if self.method == Method::GET { self.query.as_bytes() } else { self.body })
+    }
+
     /// The body as JSON.
     ///
     /// # Errors
@@ -91,6 +97,40 @@ impl<'a> Callback<'a> {
 impl fmt::Debug for Callback<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Callback {{ {}, {} bytes }}", self.method, self.body.len())
+    }
+}
+
+/// The parameters of a callback, of a provider that offers several ways to send them: in the query, as a form, as a flat JSON object.
+pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Parameters<'a> {
+    /// Those of the body, or of the query where nothing else can be.
+    ///
+    /// # Errors
+    /// When the body is broken JSON.
+    pub(crate) fn of(callback: &Callback<'a>) -> Result<Self, Unreadable> {
+        if callback.method == Method::GET {
+            return Ok(Self(callback.query().collect()));
+        }
+        if !callback.body.trim_ascii_start().starts_with(b"{") {
+            return Ok(Self(callback.form().collect()));
+        }
+        let members: serde_json::Map<String, Value> = callback.json()?;
+        let text = |value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Ok(Self(members.into_iter().map(|(name, value)| (name.into(), text(value).into())).collect()))
+    }
+
+    /// The first of this name that is not empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| value)
+    }
+
+    /// All, in the order in which they came; the members of JSON by their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 }
 

@@ -3,21 +3,17 @@
 //!
 //! An account chooses whether they come as a query, a form or JSON, and whether and how their parameters are signed.
 
-use std::borrow::Cow;
-
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use ::hmac::{Hmac, KeyInit, Mac};
-use http::Method as HttpMethod;
 use md5::{Digest, Md5};
 use raven_core::MessageId;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::Settings;
 use crate::{
     Callback, Callbacks, Told, Unreadable, Verdict,
-    callback::{Happened, Inbound, Proof, Report, SKEW},
+    callback::{Happened, Inbound, Parameters, Proof, Report, SKEW},
     wire,
 };
 
@@ -61,35 +57,11 @@ impl Method {
     }
 }
 
-/// The parameters, in whichever way they came.
-struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Parameters<'a> {
-    fn of(callback: &Callback<'a>) -> Result<Self, Unreadable> {
-        if callback.method == HttpMethod::GET {
-            return Ok(Self(callback.query().collect()));
-        }
-        if !callback.body.trim_ascii_start().starts_with(b"{") {
-            return Ok(Self(callback.form().collect()));
-        }
-        let members: Map<String, Value> = callback.json()?;
-        let text = |value| match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        Ok(Self(members.into_iter().map(|(name, value)| (name.into(), text(value).into())).collect()))
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| &**value)
-    }
-
-    /// What is signed: all but the signature by their names, without the characters that part them.
-    fn signed(&self) -> String {
-        let mut all: Vec<_> = self.0.iter().filter(|(name, _)| name != "sig").collect();
-        all.sort_unstable();
-        all.iter().fold(String::new(), |text, (name, value)| text + "&" + name + "=" + &value.replace(['&', '='], "_"))
-    }
+/// What is signed: all parameters but the signature by their names, without the characters that part them.
+fn signed(parameters: &Parameters<'_>) -> String {
+    let mut all: Vec<_> = parameters.iter().filter(|(name, _)| *name != "sig").collect();
+    all.sort_unstable();
+    all.iter().fold(String::new(), |text, (name, value)| text + "&" + name + "=" + &value.replace(['&', '='], "_"))
 }
 
 /// Vonage goes on for a day to send what was not answered. Whether it signs it anew is not said, and the time is documented as that
@@ -101,7 +73,7 @@ pub(super) fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: 
     let Some(secret) = &settings.signature_secret else { return Verdict::Unsigned };
     let Ok(parameters) = Parameters::of(callback) else { return Verdict::Refused("the parameters can't be read") };
     let Some(signature) = parameters.get("sig").and_then(wire::unhex) else { return Verdict::Refused("there is no sig") };
-    if !settings.signature_method.fits(secret.expose_secret().as_bytes(), parameters.signed().as_bytes(), &signature) {
+    if !settings.signature_method.fits(secret.expose_secret().as_bytes(), signed(&parameters).as_bytes(), &signature) {
         return Verdict::Refused("the signature does not fit");
     }
     let age = parameters.get("timestamp").and_then(|text| text.parse::<i64>().ok()).map(|at| proof.now.seconds().saturating_sub(at));
@@ -114,7 +86,7 @@ pub(super) fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: 
 
 pub(super) fn read(callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
     let parameters = Parameters::of(callback)?;
-    let payload = wire::lossy(if callback.method == HttpMethod::GET { callback.query.as_bytes() } else { callback.body });
+    let payload = callback.raw();
     let Some(id) = parameters.get("messageId") else { return Err(Unreadable::new("there is no messageId")) };
     if let Some(status) = parameters.get("status") {
         return report(&parameters, id, status, payload).map(|report| report.into_iter().map(Told::Report).collect());
