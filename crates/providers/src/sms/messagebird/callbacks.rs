@@ -147,7 +147,7 @@ fn report(parameters: &Parameters<'_>, id: &str, status: &str, payload: String) 
         // In one of several spellings.
         let words = reason.map(|reason| reason.replace('_', " ").to_lowercase());
         let by_reason = words.and_then(|words| wire::ours(REASONS, &words.as_str()));
-        report.code = Some(by_number.or(by_reason).unwrap_or(code).to_owned());
+        report.code = Some(by_number.or(by_reason).or(number).unwrap_or(code).to_owned());
         let number = number.map(|number| format!(", error {number}")).unwrap_or_default();
         report.detail = Some(format!("MessageBird {status}: {}{number}", reason.unwrap_or("no reason given")));
     }

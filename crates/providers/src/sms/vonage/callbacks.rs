@@ -126,12 +126,14 @@ fn report(parameters: &Parameters<'_>, id: &str, status: &str, payload: String) 
     report.provider_message_id = wire::id(id);
     report.recipient = parameters.get("msisdn").map(wire::with_plus);
     report.at = parameters.get("message-timestamp").and_then(wire::utc);
-    report.code = code.map(|code| wire::ours(ERRORS, &error).unwrap_or(code).to_owned());
+    // These say nothing more.
+    let bare = matches!(error, "" | "0" | "1" | "99");
+    report.code = code.map(|code| wire::ours(ERRORS, &error).unwrap_or(if bare { code } else { error }).to_owned());
     report.detail = code.map(|_| format!("Vonage {status}, error {}", if error.is_empty() { "none" } else { error }));
     Ok(Some(report))
 }
 
-/// What `err-code` means, where it says more than the status: 1 and 99 don't. <https://api.support.vonage.com/hc/en-us/articles/204014733>
+/// What `err-code` means. <https://api.support.vonage.com/hc/en-us/articles/204014733>
 const ERRORS: &[(&str, &str)] = &[
     ("2", "unreachable"),
     ("3", "unknown_recipient"),
