@@ -14,8 +14,8 @@ use crate::{
 
 pub(super) const CALLBACKS: Callbacks = Callbacks {
     authenticity: "not signed: the token in the URL stands for it",
-    setup: "Nothing for reports: the URL travels with each message. For inbound messages, in the portal under Channels and numbers, Numbers: \
-        open the number, and put the URL where its keyword forwards messages (Forward to HTTP, as JSON, by POST).",
+    setup: "Nothing for reports: the URL travels with each message. For inbound messages, in the portal under Channels and numbers, \
+        Numbers: open the number, and put the URL where its keyword forwards messages (Forward to HTTP, as JSON, by POST).",
     // The messages' ids are ours.
     by_id: false,
     answer: "",

@@ -3,8 +3,8 @@
 //!
 //! An account chooses whether they come as a query, a form or JSON, and whether and how their parameters are signed.
 
-use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use ::hmac::{Hmac, KeyInit, Mac};
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use md5::{Digest, Md5};
 use raven_core::MessageId;
 use secrecy::ExposeSecret;
@@ -18,9 +18,10 @@ use crate::{
 };
 
 pub(super) const CALLBACKS: Callbacks = Callbacks {
-    authenticity: "signed with the signature secret, if one is given and the account signs webhooks; else the token in the URL stands for it",
+    authenticity: "signed with the signature secret, if one is given; else the token in the URL stands for it",
     setup: "In the dashboard under API settings, SMS settings: put the URL under Delivery receipts (DLR) webhooks and under Inbound SMS \
-        webhooks; any HTTP method will do. A number with a webhook of its own needs the URL there. Signing is switched on in the same place.",
+        webhooks; any HTTP method will do. A number with a webhook of its own needs the URL there. Signing is switched on in the same \
+        place.",
     by_id: false,
     answer: "",
 };
@@ -47,9 +48,7 @@ impl Method {
                 let hash = Md5::new().chain_update(signed).chain_update(secret).finalize();
                 verify_slices_are_equal(&hash, signature).is_ok()
             }
-            Self::Md5 => {
-                Hmac::<Md5>::new_from_slice(secret).is_ok_and(|mac| mac.chain_update(signed).verify_slice(signature).is_ok())
-            }
+            Self::Md5 => Hmac::<Md5>::new_from_slice(secret).is_ok_and(|mac| mac.chain_update(signed).verify_slice(signature).is_ok()),
             Self::Sha1 => sha(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
             Self::Sha256 => sha(hmac::HMAC_SHA256),
             Self::Sha512 => sha(hmac::HMAC_SHA512),

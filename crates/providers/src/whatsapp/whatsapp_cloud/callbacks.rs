@@ -216,7 +216,8 @@ fn inbound(settings: &Settings, raw: &str, message: &Value, to: &str) -> Result<
 /// A place by its name and its address, as far as it has them, and as a URI (RFC 5870).
 fn place(location: &Value) -> String {
     let named = [&location["name"], &location["address"]].into_iter().filter_map(|text| text.as_str()).map(str::to_owned);
-    named.chain([format!("geo:{},{}", location["latitude"], location["longitude"])]).collect::<Vec<_>>().join("\n")
+    let at = location["latitude"].as_number().zip(location["longitude"].as_number());
+    named.chain(at.map(|(latitude, longitude)| format!("geo:{latitude},{longitude}"))).collect::<Vec<_>>().join("\n")
 }
 
 /// A contact's name and numbers.
