@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::Settings;
 use crate::{
     Callback, Callbacks, Told, Unreadable, Verdict,
-    callback::{Happened, Inbound, Parameters, Proof, Report},
+    callback::{Happened, Inbound, Proof, Report},
     wire,
 };
 
@@ -39,6 +39,9 @@ pub(super) fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: 
         let Some(nonce) = callback.header("x-plivo-signature-v3-nonce") else {
             return Verdict::Refused("there is no X-Plivo-Signature-V3-Nonce");
         };
+        if !callback.body.is_empty() && callback.form().next().is_none() {
+            return Verdict::Refused("the body is no form, which the signature does not cover");
+        }
         let bases: Vec<_> = urls.iter().map(|url| format!("{}.{nonce}", third_base(url, callback))).collect();
         if third.any(|signatures| bases.iter().any(|base| fits(base, signatures))) {
             // Whoever saw it could take the third signature away, and show the second one again.
@@ -74,14 +77,15 @@ fn third_base(url: &str, callback: &Callback<'_>) -> String {
 }
 
 pub(super) fn read(callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
-    let parameters = Parameters::of(callback)?;
+    // Nothing but what a signature covers.
+    let parameters: Vec<_> = callback.form().chain(callback.query()).filter(|(_, value)| !value.is_empty()).collect();
     // Their names were written in other letters at times.
-    let field = |name: &str| parameters.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty()).map(|(_, v)| v);
+    let field = |name: &str| parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| &**value);
     let Some(id) = field("MessageUUID") else { return Err(Unreadable::new("there is no MessageUUID")) };
     let payload = callback.raw();
     let Some(status) = field("Status") else {
-        let media = || parameters.iter().filter(|(name, url)| is_media(name) && !url.is_empty()).map(|(_, url)| url.to_owned());
-        let (Some(from), true) = (field("From"), field("Text").is_some() || media().next().is_some()) else {
+        let media: Vec<_> = parameters.iter().filter(|(name, _)| is_media(name)).map(|(_, url)| url.to_string()).collect();
+        let (Some(from), true) = (field("From"), field("Text").is_some() || !media.is_empty()) else {
             return Err(Unreadable::new("it is no delivery report and no inbound message"));
         };
         return Ok(vec![Told::Inbound(Inbound {
@@ -89,7 +93,7 @@ pub(super) fn read(callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
             from: wire::with_plus(from),
             to: field("To").map(wire::with_plus).unwrap_or_default(),
             text: field("Text").unwrap_or_default().to_owned(),
-            media: media().collect(),
+            media,
             at: None,
             keyword: None,
             in_reply_to: None,
