@@ -9,8 +9,9 @@ use raven_core::{EventKind, MessageId, Timestamp, money::Money};
 
 pub use raven_core::keyword::Keyword;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::redact::Redactor;
+use crate::{redact::Redactor, wire};
 
 /// How a provider calls back.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,11 @@ impl<'a> Callback<'a> {
         self.query().find(|(key, _)| key == MESSAGE_PARAMETER).and_then(|(_, id)| MessageId::parse(&id))
     }
 
+    /// What it says, for people: the body, or the query where all is in it.
+    pub(crate) fn raw(&self) -> String {
+        wire::lossy(if self.method == Method::GET { self.query.as_bytes() } else { self.body })
+    }
+
     /// The body as JSON.
     ///
     /// # Errors
@@ -94,6 +100,40 @@ impl fmt::Debug for Callback<'_> {
     }
 }
 
+/// The parameters of a callback, of a provider that offers several ways to send them: in the query, as a form, as a flat JSON object.
+pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Parameters<'a> {
+    /// Those of the body, or of the query where nothing else can be.
+    ///
+    /// # Errors
+    /// When the body is broken JSON.
+    pub(crate) fn of(callback: &Callback<'a>) -> Result<Self, Unreadable> {
+        if callback.method == Method::GET {
+            return Ok(Self(callback.query().collect()));
+        }
+        if !callback.body.trim_ascii_start().starts_with(b"{") {
+            return Ok(Self(callback.form().collect()));
+        }
+        let members: serde_json::Map<String, Value> = callback.json()?;
+        let text = |value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Ok(Self(members.into_iter().map(|(name, value)| (name.into(), text(value).into())).collect()))
+    }
+
+    /// The first of this name that is not empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| value)
+    }
+
+    /// All, in the order in which they came; the members of JSON by their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
 /// What a callback is checked with, besides itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Proof<'a> {
@@ -104,6 +144,9 @@ pub struct Proof<'a> {
     /// The certificate (PEM) that [`Verdict::Certificate`] asked for.
     pub certificate: Option<&'a [u8]>,
 }
+
+/// Seconds by which a provider's clock and ours may be apart, and for which a signature lives that has a time but no end of its own.
+pub(crate) const SKEW: i64 = 300;
 
 /// Is a callback the provider's own?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +192,35 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
+/// What the items of a batch tell, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    told: Vec<Told>,
+    known: bool,
+    unknown: bool,
+}
+
+impl Batch {
+    /// Adds what an item tells; nothing, if its kind is not known: new kinds appear, and must not cost the others.
+    pub(crate) fn add(&mut self, item: Option<Vec<Told>>) {
+        match item {
+            Some(told) => {
+                self.known = true;
+                self.told.extend(told);
+            }
+            None => self.unknown = true,
+        }
+    }
+
+    /// All that was told.
+    ///
+    /// # Errors
+    /// When there were items, and none of a known kind.
+    pub(crate) fn told(self) -> Result<Vec<Told>, Unreadable> {
+        if self.unknown && !self.known { Err(Unreadable::new("nothing in it is of a documented kind")) } else { Ok(self.told) }
+    }
+}
+
 /// One thing that a callback tells.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -172,6 +244,10 @@ impl Told {
         let clean = |text: &mut String, most: usize| {
             *text = redactor.clean(std::mem::take(text));
             text.truncate(text.floor_char_boundary(most));
+            // No database takes it within a text.
+            if text.contains('\0') {
+                *text = text.replace('\0', " ");
+            }
         };
         let line = |text: &mut String, most: usize| {
             clean(text, most);

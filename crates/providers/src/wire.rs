@@ -318,6 +318,48 @@ pub(crate) fn utc(text: &str) -> Option<Timestamp> {
     })
 }
 
+/// The bytes that hexadecimal digits of either case stand for.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim().as_bytes();
+    let digit = |b: u8| char::from(b).to_digit(16);
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    digits.chunks(2).map(|pair| u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()).collect()
+}
+
+/// A phone number of which a provider writes the digits alone, with its plus. Short codes and names stay as they are.
+pub(crate) fn with_plus(address: &str) -> String {
+    let address = address.trim();
+    let number = (7..=15).contains(&address.len()) && !address.starts_with('0') && address.bytes().all(|b| b.is_ascii_digit());
+    if number { format!("+{address}") } else { address.to_owned() }
+}
+
+/// The mobile networks' own error codes (3GPP TS 29.002), which several providers hand on, and what we call them.
+pub(crate) const NETWORK: &[(u64, &str)] = &[
+    (1, "unknown_recipient"),
+    (5, "unknown_recipient"),
+    (6, "unreachable"),
+    (9, "blocked"),
+    (10, "blocked"),
+    (11, "blocked"),
+    (12, "blocked"),
+    (13, "blocked"),
+    (21, "blocked"),
+    (27, "unreachable"),
+    (31, "unreachable"),
+    (32, "unreachable"),
+    (33, "unreachable"),
+    (34, "gateway_error"),
+    (35, "gateway_error"),
+    (36, "gateway_error"),
+];
+
+/// Our word for a provider's code or phrase.
+pub(crate) fn ours<K: PartialEq>(table: &[(K, &'static str)], key: &K) -> Option<&'static str> {
+    table.iter().find(|(theirs, _)| theirs == key).map(|(_, ours)| *ours)
+}
+
 /// A public URL as a signer may have written it: with the port that its scheme implies, and without.
 pub(crate) fn with_and_without_port(url: &str) -> [Cow<'_, str>; 2] {
     let implied = if url.starts_with("http://") { ":80" } else { ":443" };
@@ -364,6 +406,31 @@ mod tests {
         }
         for text in ["", "yesterday", "2017-05-03", "+0000", "€+0000"] {
             assert_eq!(utc(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_read_in_either_case() {
+        assert_eq!(unhex("00fFA1"), Some(vec![0, 255, 161]));
+        assert_eq!(unhex(""), Some(vec![]));
+        for bad in ["0", "0g", "+1", "0x00", "0 1 ", "ää"] {
+            assert_eq!(unhex(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_get_their_plus_and_others_stay() {
+        for (theirs, ours) in [
+            ("254722000000", "+254722000000"),
+            // What a plus becomes that was not escaped.
+            (" 254722000000", "+254722000000"),
+            ("+254722000000", "+254722000000"),
+            ("22384", "22384"),
+            ("0722000000", "0722000000"),
+            ("ACME", "ACME"),
+            ("", ""),
+        ] {
+            assert_eq!(with_plus(theirs), ours);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Infobip SMS, version 3: <https://www.infobip.com/docs/api/channels/sms/outbound-sms/send-sms-messages>.
 //!
 //! Every account has a host of its own. The message's id is ours: Infobip refuses an id that it already knows, so an attempt
-//! that is made twice does not send twice.
+//! that is made twice does not send twice. What Infobip tells afterwards is read in `infobip/callbacks.rs`.
+
+mod callbacks;
 
 use std::borrow::Cow;
 
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
     wire::{self, RETRY, Row, row},
 };
 
@@ -50,7 +52,7 @@ impl HttpProvider for Infobip {
         docs_url: "https://www.infobip.com/docs/api/channels/sms/outbound-sms/send-sms-messages",
         base_url: None,
         features: &[Feature::From],
-        callbacks: None,
+        callbacks: Some(callbacks::CALLBACKS),
         fields: &[
             Field::public(
                 "base_url",
@@ -77,6 +79,9 @@ impl HttpProvider for Infobip {
         });
         if let Some(sender) = message.content.from.as_deref().or(settings.sender.as_deref()) {
             entry["sender"] = wire::digits(sender).into();
+        }
+        if let Some(url) = cx.callback_url {
+            entry["webhooks"] = json!({"delivery": {"url": url}, "contentType": "application/json"});
         }
         let body = json!({"messages": [entry], "options": {"includeSmsCountInResponse": true}});
         Ok(wire::json_post(&format!("{}/sms/3/messages", settings.base(cx)), &body, (header::AUTHORIZATION, &settings.authorization())))
@@ -122,6 +127,10 @@ impl HttpProvider for Infobip {
             Some(2 | 4 | 5) => Err(refused(state)),
             _ => Err(wire::by_status(Self::SPEC.name, status, response.headers(), None, state["description"].as_str())),
         }
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(callback)
     }
 }
 

@@ -1,6 +1,8 @@
 //! MessageBird's REST API, the classic one: <https://developers.messagebird.com/api/sms-messaging/>.
 //!
-//! Bird, its successor, has an API of its own and other keys.
+//! Bird, its successor, has an API of its own and other keys. What MessageBird tells afterwards is read in `messagebird/callbacks.rs`.
+
+mod callbacks;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -11,7 +13,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     wire::{self, RETRY},
 };
 
@@ -26,6 +29,7 @@ pub struct MessageBird;
 pub struct Settings {
     originator: String,
     access_key: SecretString,
+    signing_key: Option<SecretString>,
 }
 
 impl Settings {
@@ -44,7 +48,7 @@ impl HttpProvider for MessageBird {
         docs_url: "https://developers.messagebird.com/api/sms-messaging/",
         base_url: Some(BASE),
         features: &[Feature::From],
-        callbacks: None,
+        callbacks: Some(callbacks::CALLBACKS),
         fields: &[
             Field::public(
                 "originator",
@@ -60,6 +64,12 @@ impl HttpProvider for MessageBird {
                 "A live access key, from API access in the dashboard. A test key is taken too, but sends nothing.",
             )
             .required(),
+            Field::secret(
+                "signing_key",
+                "Signing key",
+                Kind::Text(256),
+                "The account's signing key, from the developer settings in the dashboard. With it, callbacks must be signed.",
+            ),
         ],
         rules: &[],
     };
@@ -67,7 +77,7 @@ impl HttpProvider for MessageBird {
     fn request(settings: &Settings, message: &Outbound<'_>, cx: &Cx<'_>) -> Result<Request<Bytes>, SendError> {
         let base = cx.base_url.as_deref().unwrap_or(BASE);
         let text = message.content.body.as_deref().unwrap_or_default();
-        let body = json!({
+        let mut body = json!({
             "originator": wire::digits(message.content.from.as_deref().unwrap_or(&settings.originator)),
             "recipients": [wire::digits(message.recipient)],
             "body": text,
@@ -75,6 +85,9 @@ impl HttpProvider for MessageBird {
             // Without one there are no status reports.
             "reference": message.id.to_string(),
         });
+        if let Some(url) = cx.callback_url {
+            body["reportUrl"] = url.into();
+        }
         Ok(wire::json_post(&format!("{base}/messages"), &body, (header::AUTHORIZATION, &settings.authorization())))
     }
 
@@ -101,6 +114,14 @@ impl HttpProvider for MessageBird {
             (true, Some(id)) => Ok(Sent { provider_message_id: Some(id), segments: wire::parts(&item["messagePartCount"]), cost: None }),
             _ => Err(bare(None, None)),
         }
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        callbacks::authenticate(settings, callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(callback)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Plivo messaging: <https://www.plivo.com/docs/messaging/api/message/send-a-message/>.
 //!
-//! Errors have a status and a sentence, no codes. There is no reference of ours but a callback's URL.
+//! Errors have a status and a sentence, no codes. There is no reference of ours but a callback's URL. What Plivo tells afterwards is read
+//! in `plivo/callbacks.rs`.
+
+mod callbacks;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -11,7 +14,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec,
+    Callback, Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     wire::{self, RETRY, Word},
 };
 
@@ -50,7 +54,7 @@ impl HttpProvider for Plivo {
         docs_url: "https://www.plivo.com/docs/messaging/api/message/send-a-message/",
         base_url: Some(BASE),
         features: &[Feature::From],
-        callbacks: None,
+        callbacks: Some(callbacks::CALLBACKS),
         fields: &[
             Field::public("auth_id", "Auth ID", Kind::Word(64), "The account's Auth ID, from the console's first page.").required(),
             Field::public(
@@ -84,6 +88,10 @@ impl HttpProvider for Plivo {
                 return Err(SendError::new(Class::Rejected, "missing_sender", text));
             }
         }
+        if let Some(url) = cx.callback_of(message.id) {
+            body["url"] = url.into();
+            body["method"] = "POST".into();
+        }
         Ok(wire::json_post(&format!("{}/Message/", settings.account(cx)), &body, (header::AUTHORIZATION, &settings.authorization())))
     }
 
@@ -105,6 +113,14 @@ impl HttpProvider for Plivo {
             return Err(SendError::new(class, ours, format!("Plivo refused the message: {words}")));
         }
         Err(wire::by_status(Self::SPEC.name, status, response.headers(), None, words))
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        callbacks::authenticate(settings, callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(callback)
     }
 }
 

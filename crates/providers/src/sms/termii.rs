@@ -1,10 +1,11 @@
 //! Termii's messaging API: <https://developers.termii.com/messaging-api>.
 //!
 //! The API key travels in the body, and in the URL where there is no body: Termii takes it nowhere else. Errors have no codes
-//! but words, and there is no reference of ours.
+//! but words, and there is no reference of ours: what it tells afterwards names its own id.
 
 use std::borrow::Cow;
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use raven_core::{Channel, Timestamp, message::Feature};
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::{Happened, Inbound, Proof, Report},
     wire::{self, RETRY, Word},
 };
 
@@ -31,6 +33,7 @@ pub struct Settings {
     channel: Option<String>,
     base_url: Option<String>,
     api_key: SecretString,
+    webhook_secret: Option<SecretString>,
 }
 
 impl Settings {
@@ -53,7 +56,13 @@ impl HttpProvider for Termii {
         docs_url: "https://developers.termii.com/messaging-api",
         base_url: Some(BASE),
         features: &[Feature::From],
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "signed with the webhook secret, if one is given; else the token in the URL stands for it",
+            setup: "In the dashboard under Webhook (of the developer console or the API settings): put the URL there. Delivery reports and \
+                inbound messages come to the same one.",
+            by_id: true,
+            answer: "",
+        }),
         fields: &[
             Field::public(
                 "from",
@@ -75,6 +84,12 @@ impl HttpProvider for Termii {
                 "The account's base URL, from the dashboard, if it is another than https://v3.api.termii.com.",
             ),
             Field::secret("api_key", "API key", Kind::Token(256), "The account's API key, from the dashboard.").required(),
+            Field::secret(
+                "webhook_secret",
+                "Webhook secret",
+                Kind::Text(256),
+                "What Termii signs webhooks with: the account's secret key, from the dashboard. With it, callbacks must be signed.",
+            ),
         ],
         rules: &[],
     };
@@ -114,7 +129,67 @@ impl HttpProvider for Termii {
             None => bare,
         })
     }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, _: &Proof<'_>) -> Verdict {
+        let Some(secret) = &settings.webhook_secret else { return Verdict::Unsigned };
+        let Some(signature) = callback.header("x-termii-signature").and_then(wire::unhex) else {
+            return Verdict::Refused("there is no X-Termii-Signature");
+        };
+        let key = hmac::Key::new(hmac::HMAC_SHA512, secret.expose_secret().as_bytes());
+        match hmac::verify(&key, callback.body, &signature) {
+            Ok(()) => Verdict::Genuine { once: None },
+            Err(_) => Verdict::Refused("the signature does not fit"),
+        }
+    }
+
+    // <https://developer.termii.com/events-and-reports>, <https://developer.termii.com/incoming>
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        let event: Value = callback.json()?;
+        let Some(id) = message_id(&event["message_id"]) else { return Err(Unreadable::new("there is no message_id")) };
+        let text = |name: &str| event[name].as_str().unwrap_or_default();
+        if text("type").eq_ignore_ascii_case("inbound") {
+            let from = wire::with_plus(text("sender"));
+            if from.is_empty() {
+                return Err(Unreadable::new("the message has no sender"));
+            }
+            return Ok(vec![Told::Inbound(Inbound {
+                provider_message_id: id,
+                from,
+                to: wire::with_plus(text("receiver")),
+                text: text("message").to_owned(),
+                media: Vec::new(),
+                at: Timestamp::parse(text("received_at")),
+                keyword: None,
+                in_reply_to: None,
+                payload: callback.raw(),
+            })]);
+        }
+        // `DELIVERED | Message delivered to handset`
+        let status = text("status").split('|').next().unwrap_or_default().trim().to_lowercase();
+        let Some((_, happened, code)) = STATUSES.iter().find(|(known, ..)| *known == status) else {
+            return Err(Unreadable::new("the status is none of the documented ones"));
+        };
+        let mut report = Report::new(*happened, format!("{id} {status}"), callback.raw());
+        report.provider_message_id = Some(id);
+        report.recipient = Some(wire::with_plus(text("receiver"))).filter(|to| !to.is_empty());
+        report.code = code.map(str::to_owned);
+        report.detail = code.map(|_| format!("Termii: {}", text("status")));
+        // `sent_at` is when it was sent, without a zone, and `cost` has no currency.
+        Ok(vec![Told::Report(report)])
+    }
 }
+
+/// What a message's status means, in lower case.
+const STATUSES: &[(&str, Happened, Option<&str>)] = &[
+    ("message sent", Happened::Sent, None),
+    ("sent", Happened::Sent, None),
+    ("delivered", Happened::Delivered, None),
+    ("dnd active on phone number", Happened::Failed, Some("do_not_disturb")),
+    ("message failed", Happened::Failed, Some("undelivered")),
+    ("failed", Happened::Failed, Some("undelivered")),
+    ("rejected", Happened::Failed, Some("rejected")),
+    ("expired", Happened::Failed, Some("expired")),
+];
 
 /// Longer than what a number of JSON holds exactly, so Termii writes most of them as text.
 fn message_id(value: &Value) -> Option<String> {

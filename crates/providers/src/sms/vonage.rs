@@ -1,6 +1,9 @@
 //! Vonage SMS API: <https://developer.vonage.com/en/api/sms>.
 //!
-//! HTTP 200 says only that the request was read: each part of a text has a status of its own.
+//! HTTP 200 says only that the request was read: each part of a text has a status of its own. What Vonage tells afterwards is read in
+//! `vonage/callbacks.rs`.
+
+mod callbacks;
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -11,7 +14,8 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     wire::{self, BUSY, RETRY, Row, row},
 };
 
@@ -26,7 +30,10 @@ pub struct Vonage;
 pub struct Settings {
     api_key: String,
     from: String,
+    #[serde(default)]
+    signature_method: callbacks::Method,
     api_secret: SecretString,
+    signature_secret: Option<SecretString>,
 }
 
 impl Settings {
@@ -45,7 +52,7 @@ impl HttpProvider for Vonage {
         docs_url: "https://developer.vonage.com/en/messaging/sms/overview",
         base_url: Some(BASE),
         features: &[Feature::From],
-        callbacks: None,
+        callbacks: Some(callbacks::CALLBACKS),
         fields: &[
             Field::public("api_key", "API key", Kind::Token(64), "The account's API key, from API settings in the dashboard.").required(),
             Field::public(
@@ -55,7 +62,19 @@ impl HttpProvider for Vonage {
                 "The number or alphanumeric id that messages come from, unless a message names another.",
             )
             .required(),
+            Field::public(
+                "signature_method",
+                "Signature method",
+                Kind::OneOf(&["md5hash", "md5", "sha1", "sha256", "sha512"]),
+                "How the account signs webhooks, from API settings in the dashboard: md5hash (the default), or HMAC with one of the others.",
+            ),
             Field::secret("api_secret", "API secret", Kind::Text(256), "The account's API secret, shown beside the API key.").required(),
+            Field::secret(
+                "signature_secret",
+                "Signature secret",
+                Kind::Text(256),
+                "The account's signature secret, from API settings in the dashboard. With it, callbacks must be signed.",
+            ),
         ],
         rules: &[],
     };
@@ -110,6 +129,14 @@ impl HttpProvider for Vonage {
                 Err(SendError::new(Class::Unknown, "partly_accepted", text))
             }
         }
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        callbacks::authenticate(settings, callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(callback)
     }
 }
 

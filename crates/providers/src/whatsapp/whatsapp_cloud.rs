@@ -1,7 +1,10 @@
 //! WhatsApp Cloud API of Meta: <https://developers.facebook.com/docs/whatsapp/cloud-api/reference/messages>.
 //!
 //! Free text reaches only those who wrote in the last 24 hours; everybody else gets a template. What kind of media a link leads
-//! to must be said, and only the link's ending tells it. There is no idempotency key; our id comes back with each status.
+//! to must be said, and only the link's ending tells it. There is no idempotency key; our id comes back with each status. What Meta
+//! tells afterwards is read in `whatsapp_cloud/callbacks.rs`.
+
+mod callbacks;
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -14,7 +17,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Challenge, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     wire::{self, BUSY, RETRY, Row, refused, row},
 };
 
@@ -33,6 +37,8 @@ pub struct Settings {
     #[serde(default = "newest")]
     api_version: String,
     access_token: SecretString,
+    app_secret: Option<SecretString>,
+    verify_token: Option<SecretString>,
 }
 
 fn newest() -> String {
@@ -59,7 +65,7 @@ impl HttpProvider for WhatsappCloud {
         docs_url: "https://developers.facebook.com/docs/whatsapp/cloud-api",
         base_url: Some("https://graph.facebook.com/v25.0"),
         features: &[Feature::MediaUrl, Feature::WhatsappTemplate],
-        callbacks: None,
+        callbacks: Some(callbacks::CALLBACKS),
         fields: &[
             Field::public(
                 "phone_number_id",
@@ -76,6 +82,18 @@ impl HttpProvider for WhatsappCloud {
                 "A system user's token with the permission whatsapp_business_messaging. Tokens of the API Setup page last only a day.",
             )
             .required(),
+            Field::secret(
+                "app_secret",
+                "App secret",
+                Kind::Token(128),
+                "The app's secret, from App settings, Basic in its dashboard. With it, callbacks must be signed.",
+            ),
+            Field::secret(
+                "verify_token",
+                "Verify token",
+                Kind::Token(256),
+                "A word that you make up, and put beside the callback URL in the app's dashboard. Meta shows it when it first asks for the URL.",
+            ),
         ],
         rules: &[],
     };
@@ -114,6 +132,18 @@ impl HttpProvider for WhatsappCloud {
             Some(id) => Ok(Sent { provider_message_id: Some(id), ..Sent::default() }),
             None => Err(failure(response, &Value::Null)),
         }
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, _: &Proof<'_>) -> Verdict {
+        callbacks::authenticate(settings, callback)
+    }
+
+    fn challenge(settings: &Settings, callback: &Callback<'_>) -> Option<Challenge> {
+        callbacks::challenge(settings, callback)
+    }
+
+    fn read(settings: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(settings, callback)
     }
 }
 
@@ -240,14 +270,19 @@ const CODES: &[Row] = &[
 fn failure(response: &Response<Bytes>, answer: &Value) -> SendError {
     let (code, error) = (wire::code(&answer["error"]["code"]), &answer["error"]);
     let detail = error["error_data"]["details"].as_str().or_else(|| error["message"].as_str());
-    let row = match code {
-        Some(code @ 200..=299) => Some(row(code, Class::Credentials, "permission_denied")),
-        code => CODES.iter().find(|r| Some(r.code) == code).map(|r| row(r.code, r.class, r.ours)),
-    };
-    let Some(row) = row else {
+    let Some(mut known) = code.and_then(|code| known(code, detail)) else {
         return wire::by_status(WhatsappCloud::SPEC.name, response.status(), response.headers(), code, detail);
     };
+    known.class = wire::with_wait(known.class, response.headers());
+    known
+}
+
+/// The error of a code that is documented.
+fn known(code: u64, detail: Option<&str>) -> Option<SendError> {
+    let row = match code {
+        200..=299 => row(code, Class::Credentials, "permission_denied"),
+        code => CODES.iter().find(|r| r.code == code).map(|r| row(r.code, r.class, r.ours))?,
+    };
     let advice = if row.ours == "outside_window" { wire::SEND_A_TEMPLATE } else { "" };
-    let text = format!("{advice}WhatsApp {}: {}", row.code, detail.unwrap_or(row.ours));
-    SendError::new(wire::with_wait(row.class, response.headers()), row.ours, text)
+    Some(SendError::new(row.class, row.ours, format!("{advice}WhatsApp {}: {}", row.code, detail.unwrap_or(row.ours))))
 }

@@ -21,9 +21,15 @@ curl -X POST http://127.0.0.1:8080/v1/admin/providers -H 'X-Raven-Key: rk_live_â
 An operator can point a provider at another base URL with `RAVEN_PROVIDER_<ID>_BASE_URL`, for example
 `RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL=http://127.0.0.1:9901/version1`.
 
+## What becomes of a message
+
+Most providers tell afterwards whether a message arrived, and what people answer, by calling the URL of the config. Below stands where
+each wants to have it, and how such a callback is known to be the provider's own. A secret that callbacks are signed with is a setting
+like others. While it is not given, only the token in the URL stands for them: give it wherever the provider has one.
+
 ## How far to trust an adapter
 
-Each is held to answers and requests written down from the provider's own documentation (`crates/providers/fixtures`). What was proven
+Each is held to requests, answers and callbacks written down from the provider's own documentation (`crates/providers/fixtures`). What was proven
 beyond that:
 ";
 
@@ -34,10 +40,14 @@ A message with a field that its provider does not carry is refused with 400 `uns
 the message in any case, and passed on where the provider takes them.
 ";
 
-/// What an adapter's fidelity was proven by, beside documented requests and answers. One that is not named has nothing but those.
+/// What an adapter's fidelity was proven by, beside documented requests, answers and callbacks. One that is not named has nothing but those.
 const PROVEN: &[(&str, &str)] = &[
     ("africas_talking", "the official SDK sends to our simulator, and is content with what it gets"),
     ("twilio", "the official SDK sends to our simulator, and is content with what it gets"),
+    ("vonage", "callbacks are signed by the official SDK, and its own test signatures pass"),
+    ("messagebird", "callbacks are signed as the official SDK checks it, and its own test signatures get the same verdicts"),
+    ("plivo", "callbacks are signed by the official SDK, and its own test signatures pass"),
+    ("whatsapp_cloud", "callbacks are signed as a library of the community checks it"),
     ("smtp", "messages are sent to real mail servers"),
     ("ses", "signatures are those of AWS's published examples"),
     ("web_push", "encryption is that of the example in RFC 8291"),
@@ -57,8 +67,7 @@ fn written() -> Result<String, std::fmt::Error> {
     let mut out = HEAD.to_owned();
     writeln!(out, "\n| provider | proven by |\n|---|---|")?;
     for provider in CATALOG {
-        let proof =
-            PROVEN.iter().find(|(id, _)| *id == provider.spec.id).map_or("documented requests and answers only", |(_, proof)| *proof);
+        let proof = PROVEN.iter().find(|(id, _)| *id == provider.spec.id).map_or("what is documented only", |(_, proof)| *proof);
         writeln!(out, "| [{}](#{}) | {proof} |", provider.spec.name, provider.spec.id)?;
     }
     out.push_str(CARRIES);
@@ -94,6 +103,12 @@ fn written() -> Result<String, std::fmt::Error> {
                 Rule::AnyOf(all) => writeln!(out, "\nAt least one of {} is given.", names(all, ", "))?,
                 Rule::Together(a, b) => writeln!(out, "\n{} are given together, or neither.", names(&[*a, *b], " and "))?,
             }
+        }
+        match spec.callbacks {
+            Some(callbacks) => {
+                writeln!(out, "\nCallbacks are {}.\n\nTo set them up: {}", callbacks.authenticity, callbacks.setup)?;
+            }
+            None => writeln!(out, "\nIt makes no callbacks.")?,
         }
     }
     Ok(out)

@@ -9,6 +9,7 @@ mod email;
 mod hostile;
 mod push;
 mod requests;
+mod vectors;
 mod whatsapp;
 
 use std::{fs, path::PathBuf};
