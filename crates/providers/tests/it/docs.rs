@@ -39,6 +39,7 @@ const PROVEN: &[(&str, &str)] = &[
     ("africas_talking", "the official SDK sends to our simulator, and is content with what it gets"),
     ("twilio", "the official SDK sends to our simulator, and is content with what it gets"),
     ("smtp", "messages are sent to real mail servers"),
+    ("resend", "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"),
     ("ses", "signatures are those of AWS's published examples"),
     ("web_push", "encryption is that of the example in RFC 8291"),
 ];
