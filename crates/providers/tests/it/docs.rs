@@ -41,7 +41,7 @@ const PROVEN: &[(&str, &str)] = &[
     ("smtp", "messages are sent to real mail servers"),
     ("resend", "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"),
     ("sendgrid", "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"),
-    ("ses", "signatures are those of AWS's published examples"),
+    ("ses", "signatures of requests are those of AWS's published examples, and AWS's own validator takes the callbacks that we take"),
     ("web_push", "encryption is that of the example in RFC 8291"),
 ];
 
