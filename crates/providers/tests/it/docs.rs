@@ -40,8 +40,8 @@ const PROVEN: &[(&str, &str)] = &[
     ("twilio", "the official SDK sends to our simulator, and is content with what it gets"),
     ("smtp", "messages are sent to real mail servers"),
     ("resend", "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"),
-    ("sendgrid", "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"),
     ("ses", "signatures of requests are those of AWS's published examples, and AWS's own validator takes the callbacks that we take"),
+    ("sendgrid", "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"),
     ("web_push", "encryption is that of the example in RFC 8291"),
 ];
 
