@@ -14,6 +14,7 @@ use raven_core::{
 use crate::{Field, Kind, Outbound, SendError, wire::refused};
 
 pub mod brevo;
+mod events;
 pub mod mailgun;
 pub mod mailjet;
 pub mod postmark;

@@ -13,8 +13,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
-    email::{self, Mail, encoded_words, quoted, refused},
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    callback::{Happened, Report},
+    email::{
+        self, Mail, encoded_words,
+        events::{self, HARD, SOFT, SUPPRESSED, failed, needed, text, well},
+        quoted, refused,
+    },
     wire::{self, RETRY, Word},
 };
 
@@ -49,7 +54,13 @@ impl HttpProvider for Brevo {
         docs_url: "https://developers.brevo.com/reference/send-transac-email",
         base_url: Some(BASE),
         features: email::FEATURES_BUT_CONTENT_ID,
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "not signed: the token in the URL stands for it",
+            setup: "Under Transactional, Settings, Webhook, Add a new webhook: put the URL there, and tick all events (of the openings, \
+                Opened and First opening are told once).",
+            by_id: false,
+            answer: "",
+        }),
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,
@@ -112,6 +123,49 @@ impl HttpProvider for Brevo {
         };
         let wait = wire::retry_after(headers).or_else(|| reset(headers));
         Err(wire::refusal(Self::SPEC.name, (line.1, line.2), wait, code, detail.unwrap_or_default()))
+    }
+
+    // <https://developers.brevo.com/docs/transactional-webhooks>
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        events::each(callback.body, |event, raw| {
+            // Mails that came in. What people write by mail is read elsewhere.
+            if event["event"].is_null() && event["items"].is_array() {
+                return Ok(Some(Vec::new()));
+            }
+            // The first of several is told under a name of its own, as well as under the usual one.
+            let kind = needed(event, "event")?;
+            let kind = kind.strip_prefix("unique_").unwrap_or(kind);
+            let (what, machine) = match kind {
+                "request" | "sent" => (well(Happened::Sent), None),
+                "delivered" => (well(Happened::Delivered), None),
+                "deferred" => (well(Happened::Delayed), None),
+                "hard_bounce" => (HARD, None),
+                "soft_bounce" => (SOFT, None),
+                "blocked" => (SUPPRESSED, None),
+                "invalid_email" => (failed("invalid_recipient"), None),
+                "error" => (failed("rejected"), None),
+                "spam" | "complaint" => (well(Happened::Complained), None),
+                "unsubscribe" | "unsubscribed" => (well(Happened::Unsubscribed), None),
+                "opened" => (well(Happened::Opened), None),
+                // Some mail programs fetch all pictures before anybody looks.
+                "proxy_open" => (well(Happened::Opened), Some("opened by a machine")),
+                "click" => (well(Happened::Clicked), None),
+                "list_addition" => return Ok(Some(Vec::new())),
+                _ => return Ok(None),
+            };
+            let part = |name: &str| text(&event[name]).unwrap_or_default();
+            // Other times are in the zone of the account's settings.
+            let at = wire::code(&event["ts_epoch"]).and_then(|millis| i64::try_from(millis).ok());
+            let time = at.map_or_else(|| part("date").to_owned(), |at| at.to_string());
+            let key = format!("{kind} {} {} {time} {}", part("message-id"), part("email"), part("link"));
+            Ok(Some(vec![Told::Report(Report {
+                message: events::reference(&event[REFERENCE]),
+                provider_message_id: text(&event["message-id"]).and_then(wire::id),
+                recipient: text(&event["email"]).map(str::to_owned),
+                at: at.map(Timestamp::from_millis),
+                ..events::report(Self::SPEC.name, what, key.trim_end().to_owned(), raw, &[machine, text(&event["reason"])])
+            })]))
+        })
     }
 }
 

@@ -12,8 +12,12 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
-    email::{self, Mail},
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    callback::{Happened, Report},
+    email::{
+        self, Mail,
+        events::{self, HARD, OPTED_OUT, SOFT, SUPPRESSED, failed, needed, text, well},
+    },
     wire::{self, Word},
 };
 
@@ -49,7 +53,13 @@ impl HttpProvider for Mailjet {
         docs_url: "https://dev.mailjet.com/email/guides/send-api-v31/",
         base_url: Some(BASE),
         features: email::FEATURES,
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "not signed: the token in the URL stands for it",
+            setup: "In Account settings, Rest API, Event notifications (webhooks): put the URL beside each event, and tick Group events; \
+                open and click only if they are tracked.",
+            by_id: false,
+            answer: "",
+        }),
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,
@@ -136,7 +146,73 @@ impl HttpProvider for Mailjet {
             status => Err(wire::by_status(Self::SPEC.name, status, headers, None, Some(&wire::said(code, detail)))),
         }
     }
+
+    // <https://dev.mailjet.com/email/guides/webhooks/>
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        events::each(callback.body, |event, raw| {
+            // A mail that came in. What people write by mail is read elsewhere.
+            if event["event"].is_null() && event["Sender"].is_string() && event["Recipient"].is_string() {
+                return Ok(Some(Vec::new()));
+            }
+            let kind = needed(event, "event")?;
+            let what = match kind {
+                // To the recipient's server, that is.
+                "sent" => well(Happened::Delivered),
+                "open" => well(Happened::Opened),
+                "click" => well(Happened::Clicked),
+                "bounce" => bounce(event)?,
+                "blocked" => blocked(text(&event["error"]).unwrap_or_default()),
+                "spam" => well(Happened::Complained),
+                "unsub" => well(Happened::Unsubscribed),
+                _ => return Ok(None),
+            };
+            let (id, at) = (id(event), events::seconds(&event["time"]));
+            let part = |name: &str| text(&event[name]).unwrap_or_default();
+            let seconds = at.unwrap_or_default().seconds();
+            let key = format!("{kind} {} {} {seconds} {}", id.as_deref().unwrap_or_default(), part("email"), part("url"));
+            let details = [text(&event["error_related_to"]), text(&event["error"]), text(&event["comment"])];
+            Ok(Some(vec![Told::Report(Report {
+                message: events::reference(&event["CustomID"]),
+                provider_message_id: id,
+                recipient: text(&event["email"]).map(str::to_owned),
+                at,
+                ..events::report(Self::SPEC.name, what, key.trim_end().to_owned(), raw, &details)
+            })]))
+        })
+    }
 }
+
+/// What a bounce means. Mailjet tries again where a server only wants to see it come back.
+fn bounce(event: &Value) -> Result<(Happened, Option<&'static str>), Unreadable> {
+    match event["hard_bounce"].as_bool().or_else(|| wire::code(&event["hard_bounce"]).map(|code| code == 1)) {
+        Some(true) => Ok(HARD),
+        Some(false) if event["error"] == "greylisted" => Ok(well(Happened::Delayed)),
+        Some(false) => Ok(SOFT),
+        None => Err(Unreadable::new("it does not say whether the bounce is hard")),
+    }
+}
+
+/// Why Mailjet did not send it.
+fn blocked(error: &str) -> (Happened, Option<&'static str>) {
+    let known = BLOCKED.iter().find(|(word, _)| *word == error).map(|(_, what)| *what);
+    known.unwrap_or(failed("rejected"))
+}
+
+/// By `error`. <https://dev.mailjet.com/email/guides/webhooks/#possible-values-for-errors>
+const BLOCKED: &[(&str, (Happened, Option<&str>))] = &[
+    ("user unknown", failed("unknown_recipient")),
+    ("mailbox inactive", failed("mailbox_unavailable")),
+    ("quota exceeded", failed("mailbox_full")),
+    ("blacklisted", SUPPRESSED),
+    ("spam reporter", OPTED_OUT),
+    ("invalid domain", failed("invalid_recipient")),
+    ("no mail host", failed("invalid_recipient")),
+    ("typofix", failed("invalid_recipient")),
+    ("sender blocked", failed("invalid_sender")),
+    ("content blocked", failed("rejected_by_policy")),
+    ("policy issue", failed("rejected_by_policy")),
+    ("preblocked", SUPPRESSED),
+];
 
 /// With 401. With other statuses the same code means any error without a code of its own.
 const SUSPENDED: Word = ("mj-0001", Class::Credentials, "account_suspended");

@@ -10,8 +10,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
-    email::{self, Mail, written},
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    callback::{Happened, Report, Wish},
+    email::{
+        self, Mail,
+        events::{self, HARD, SOFT, SUPPRESSED, failed, needed, text, well},
+        written,
+    },
     wire::{self, BUSY, RETRY, Row, row},
 };
 
@@ -46,7 +51,13 @@ impl HttpProvider for Postmark {
         docs_url: "https://postmarkapp.com/developer/api/email-api",
         base_url: Some(BASE),
         features: email::FEATURES,
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "not signed: the token in the URL stands for it",
+            setup: "In the server, under the message stream's Webhooks, Add webhook: put the URL there, and tick Delivery, Bounce, Spam \
+                complaint and Subscription change; Open and Link click too, if they are tracked. Leave the content of messages out.",
+            by_id: false,
+            answer: "",
+        }),
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,
@@ -116,6 +127,96 @@ impl HttpProvider for Postmark {
             _ => Err(refusal(response, &answer)),
         }
     }
+
+    // <https://postmarkapp.com/developer/webhooks/webhooks-overview>
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        events::each(callback.body, |event, raw| {
+            // A mail that came in has no type. What people write by mail is read elsewhere.
+            if event["RecordType"].is_null() && event["FromFull"].is_object() {
+                return Ok(Some(Vec::new()));
+            }
+            let kind = needed(event, "RecordType")?;
+            let (what, at, address) = match kind {
+                "Delivery" => (well(Happened::Delivered), "DeliveredAt", "Recipient"),
+                "Open" => (well(Happened::Opened), "ReceivedAt", "Recipient"),
+                "Click" => (well(Happened::Clicked), "ReceivedAt", "Recipient"),
+                "Bounce" | "SpamComplaint" => match bounce(event)? {
+                    Some(what) => (what, "BouncedAt", "Email"),
+                    None => return Ok(Some(Vec::new())),
+                },
+                "SubscriptionChange" => return subscription(event, raw).map(Some),
+                _ => return Ok(None),
+            };
+            let key = match wire::code(&event["ID"]) {
+                Some(id) => id.to_string(),
+                None => key(event, kind, at),
+            };
+            let details = [text(&event["Name"]), text(&event["Description"]), text(&event["Details"])];
+            Ok(Some(vec![Told::Report(Report {
+                at: text(&event[at]).and_then(wire::utc),
+                recipient: text(&event[address]).map(str::to_owned),
+                ..named(event, events::report(Self::SPEC.name, what, key, raw, &details))
+            })]))
+        })
+    }
+}
+
+/// The id that stands where there is no message.
+const NO_MESSAGE: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Which message it is about.
+fn named(event: &Value, report: Report) -> Report {
+    let id = text(&event["MessageID"]).filter(|id| *id != NO_MESSAGE);
+    Report { message: events::reference(&event["Metadata"][email::REFERENCE]), provider_message_id: id.and_then(wire::id), ..report }
+}
+
+/// For events without an id of their own.
+fn key(event: &Value, kind: &str, at: &str) -> String {
+    let part = |name: &str| text(&event[name]).unwrap_or_default();
+    format!("{kind} {} {} {} {}", part("MessageID"), part("Recipient"), part(at), part("OriginalLink")).trim_end().to_owned()
+}
+
+/// What a bounce means, by its `Type`; nothing where it is an answer of a machine.
+/// <https://postmarkapp.com/developer/api/bounce-api#bounce-types>
+fn bounce(event: &Value) -> Result<Option<(Happened, Option<&'static str>)>, Unreadable> {
+    let what = match needed(event, "Type")? {
+        "SpamComplaint" | "SpamNotification" => well(Happened::Complained),
+        "Unsubscribe" => well(Happened::Unsubscribed),
+        "Subscribe" | "AutoResponder" | "AddressChange" | "ChallengeVerification" | "InboundError" => return Ok(None),
+        "HardBounce" | "BadEmailAddress" => HARD,
+        "ManuallyDeactivated" => SUPPRESSED,
+        // The rest is no fault of the address, unless Postmark itself sends nothing more there.
+        _ if event["Inactive"] == true => HARD,
+        "Transient" => well(Happened::Delayed),
+        "SoftBounce" | "DnsError" | "OpenRelayTest" | "Unknown" | "Unconfirmed" | "Blocked" | "DMARCPolicy" => SOFT,
+        "VirusNotification" => failed("rejected_by_policy"),
+        "SMTPApiError" | "TemplateRenderingFailed" => failed("invalid_message"),
+        _ => return Err(Unreadable::new("the Type of the bounce is none of the documented ones")),
+    };
+    Ok(Some(what))
+}
+
+/// Nothing more is sent to an address, or it is again.
+fn subscription(event: &Value, raw: &str) -> Result<Vec<Told>, Unreadable> {
+    let recipient = needed(event, "Recipient")?.to_owned();
+    let Some(suppressed) = event["SuppressSending"].as_bool() else {
+        return Err(Unreadable::new("it does not say whether anything is sent"));
+    };
+    let (reason, at) = (text(&event["SuppressionReason"]), text(&event["ChangedAt"]).and_then(wire::utc));
+    let by_recipient = text(&event["Origin"]) == Some("Recipient");
+    let report = named(event, Report::new(Happened::Unsubscribed, key(event, "SubscriptionChange", "ChangedAt"), raw));
+    let of_a_message = report.message.is_some() || report.provider_message_id.is_some();
+    Ok(match reason {
+        // The bounce or the complaint itself was told.
+        Some("HardBounce" | "SpamComplaint") if suppressed && of_a_message => Vec::new(),
+        Some("ManualSuppression") if suppressed && of_a_message && by_recipient => {
+            vec![Told::Report(Report { at, recipient: Some(recipient), ..report })]
+        }
+        _ => {
+            let detail = reason.map(|reason| format!("{}: {reason}", Postmark::SPEC.name));
+            vec![Told::Wish(Wish { recipient, wants: !suppressed, at, detail })]
+        }
+    })
 }
 
 /// Outcomes by `ErrorCode`. <https://postmarkapp.com/developer/api/overview#error-codes>

@@ -4,16 +4,24 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use raven_core::{Channel, Timestamp, address::Mailbox};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
-    email::{self, Mail, encoded_words, quoted, refused},
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::{Happened, Proof, Report, Wish},
+    email::{
+        self, Mail, encoded_words,
+        events::{self, HARD, SOFT, SUPPRESSED, failed, needed, text, well},
+        quoted, refused,
+    },
     wire::{self, BUSY, RETRY, Word},
 };
 
@@ -29,6 +37,17 @@ pub struct Settings {
     from_email: Option<String>,
     from_name: Option<String>,
     api_key: SecretString,
+    #[serde(default, deserialize_with = "webhook_secret")]
+    webhook_secret: Option<hmac::Key>,
+}
+
+/// A secret as Svix writes it: base64 after `whsec_`.
+fn webhook_secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<hmac::Key>, D::Error> {
+    let given = SecretString::deserialize(from)?;
+    let given = given.expose_secret();
+    let key = STANDARD.decode(given.strip_prefix("whsec_").unwrap_or(given)).map(Zeroizing::new).ok().filter(|key| !key.is_empty());
+    let key = key.ok_or_else(|| D::Error::custom("secretConfig.webhook_secret must be 'whsec_' and base64 after it"))?;
+    Ok(Some(hmac::Key::new(hmac::HMAC_SHA256, &key)))
 }
 
 impl HttpProvider for Resend {
@@ -41,12 +60,25 @@ impl HttpProvider for Resend {
         docs_url: "https://resend.com/docs/api-reference/emails/send-email",
         base_url: Some(BASE),
         features: email::FEATURES,
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "signed in the way of Svix (Standard Webhooks) with the webhook's signing secret; without \
+                `webhook_secret` the token in the URL stands for it",
+            setup: "In the dashboard under Webhooks, Add Webhook: put the URL there, pick all email events, contact.updated, \
+                suppression.added and suppression.removed, and give the signing secret that is shown then as webhook_secret.",
+            by_id: false,
+            answer: "",
+        }),
         fields: &[
             email::FROM_EMAIL,
             email::FROM_NAME,
             Field::secret("api_key", "API key", Kind::Token(256), "An API key, from API Keys in the dashboard; sending access is enough.")
                 .required(),
+            Field::secret(
+                "webhook_secret",
+                "Signing secret of the webhook",
+                Kind::Token(256),
+                "What callbacks are checked with: begins with whsec_, and is shown on the webhook's page in the dashboard.",
+            ),
         ],
         rules: &[],
     };
@@ -105,6 +137,119 @@ impl HttpProvider for Resend {
             None => Err(refusal(response, &answer)),
         }
     }
+
+    // <https://docs.svix.com/receiving/verifying-payloads/how-manual>. Every attempt is signed anew, under the id of the first.
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        let Some(key) = &settings.webhook_secret else { return Verdict::Unsigned };
+        let header = |svix, standard| callback.header(svix).or_else(|| callback.header(standard));
+        let (Some(id), Some(time), Some(signatures)) =
+            (header("svix-id", "webhook-id"), header("svix-timestamp", "webhook-timestamp"), header("svix-signature", "webhook-signature"))
+        else {
+            return Verdict::Refused("there is no signature");
+        };
+        if !events::signed_at(time).is_some_and(|signed| events::fresh(signed, proof.now, events::SKEW)) {
+            return Verdict::Refused("the signature is not of these minutes");
+        }
+        let signed = [format!("{id}.{time}.").as_bytes(), callback.body].concat();
+        // One for each secret, while secrets are exchanged.
+        let fits = signatures.split(' ').filter_map(|each| each.strip_prefix("v1,")).any(|each| {
+            let signature = STANDARD.decode(each);
+            signature.is_ok_and(|signature| hmac::verify(key, &signed, &signature).is_ok())
+        });
+        if fits { Verdict::Genuine { once: None } } else { Verdict::Refused("the signature does not fit") }
+    }
+
+    // <https://resend.com/docs/webhooks/event-types>
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        let id = callback.header("svix-id").or_else(|| callback.header("webhook-id"));
+        events::each(callback.body, |event, raw| {
+            let (kind, data) = (needed(event, "type")?, &event["data"]);
+            let (what, detail) = match kind {
+                "email.sent" => (well(Happened::Sent), None),
+                "email.delivered" => (well(Happened::Delivered), None),
+                "email.delivery_delayed" => (well(Happened::Delayed), None),
+                "email.complained" => (well(Happened::Complained), None),
+                "email.opened" => (well(Happened::Opened), None),
+                "email.clicked" => (well(Happened::Clicked), None),
+                "email.bounced" => (bounce(data)?, text(&data["bounce"]["message"])),
+                "email.suppressed" => (SUPPRESSED, text(&data["suppressed"]["message"])),
+                "email.failed" => {
+                    let reason = text(&data["failed"]["reason"]);
+                    let quota = reason.is_some_and(|reason| reason.contains("quota"));
+                    (failed(if quota { "quota_exceeded" } else { "rejected" }), reason)
+                }
+                "contact.created" | "contact.updated" if data["unsubscribed"] == true => return wish(event, false).map(Some),
+                // The bounce or the complaint itself is told.
+                "suppression.added" if !matches!(text(&data["origin"]), Some("bounce" | "complaint")) => {
+                    return wish(event, false).map(Some);
+                }
+                "suppression.removed" => return wish(event, true).map(Some),
+                "email.scheduled" | "email.received" | "contact.created" | "contact.updated" | "contact.deleted" | "suppression.added"
+                | "domain.created" | "domain.updated" | "domain.deleted" => return Ok(Some(Vec::new())),
+                _ => return Ok(None),
+            };
+            let email = needed(data, "email_id")?;
+            let everybody = recipients(data);
+            // Nothing says whose it was: nobody's address may be given up for another's.
+            let what = match what {
+                HARD if everybody.len() > 1 => SOFT,
+                (Happened::HardBounced, code) if everybody.len() > 1 => (Happened::SoftBounced, code),
+                what => what,
+            };
+            let key = id.map_or_else(|| format!("{kind} {email} {}", text(&event["created_at"]).unwrap_or_default()), str::to_owned);
+            Ok(Some(vec![Told::Report(Report {
+                message: tag(&data["tags"]).and_then(events::reference),
+                provider_message_id: wire::id(email),
+                recipient: everybody.first().filter(|_| everybody.len() == 1).map(|one| (*one).to_owned()),
+                at: text(&event["created_at"]).and_then(wire::utc),
+                ..events::report(Self::SPEC.name, what, key, raw, &[detail])
+            })]))
+        })
+    }
+}
+
+/// Our id among the tags, which went out as a list and come back as an object.
+fn tag(tags: &Value) -> Option<&Value> {
+    match tags {
+        Value::Array(list) => list.iter().find(|tag| tag["name"] == email::REFERENCE).map(|tag| &tag["value"]),
+        tags => tags.get(email::REFERENCE),
+    }
+}
+
+/// All whom the message went to.
+fn recipients(data: &Value) -> Vec<&str> {
+    ["to", "cc", "bcc"].iter().filter_map(|field| data[*field].as_array()).flatten().filter_map(text).collect()
+}
+
+/// What a bounce means: types are those of Amazon SES, which is behind Resend. Older ones have words alone.
+fn bounce(data: &Value) -> Result<(Happened, Option<&'static str>), Unreadable> {
+    let (bounce, held) = (&data["bounce"], (Happened::HardBounced, Some("recipient_suppressed")));
+    match (text(&bounce["type"]), text(&bounce["subType"])) {
+        (Some("Permanent"), Some("Suppressed" | "OnAccountSuppressionList")) => Ok(held),
+        (Some("Permanent"), _) => Ok(HARD),
+        (Some("Transient" | "Undetermined" | "Temporary"), _) => Ok(SOFT),
+        (Some(_), _) => Err(Unreadable::new("the type of the bounce is none of the documented ones")),
+        (None, _) => {
+            let words = text(&bounce["message"]).unwrap_or_default();
+            Ok(if words.contains("suppressed") {
+                held
+            } else if words.contains("hard bounce") {
+                HARD
+            } else {
+                SOFT
+            })
+        }
+    }
+}
+
+/// What an address of the tenant's lists wants.
+fn wish(event: &Value, wants: bool) -> Result<Vec<Told>, Unreadable> {
+    Ok(vec![Told::Wish(Wish {
+        recipient: needed(&event["data"], "email")?.to_owned(),
+        wants,
+        at: text(&event["created_at"]).and_then(wire::utc),
+        detail: text(&event["type"]).map(|kind| format!("{}: {kind}", Resend::SPEC.name)),
+    })])
 }
 
 /// What resets at night or with the month is not asked for again at once.

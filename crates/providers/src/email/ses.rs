@@ -1,7 +1,7 @@
 //! Amazon SES, API v2: <https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html>.
 //!
 //! There is no idempotency key. Our id travels in `EmailTags`, which events repeat where the configuration set publishes them.
-//! Requests are signed with Signature Version 4: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
+//! Events come through Amazon SNS. Requests are signed with Signature Version 4: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
 
 use std::{fmt::Write, time::Duration};
 
@@ -16,10 +16,13 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    callback::Proof,
     email::{self, Mail, encoded_words, written},
     wire::{self, BUSY, RETRY, Word},
 };
+
+mod callbacks;
 
 /// The adapter.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Settings {
     configuration_set: Option<String>,
     secret_access_key: SecretString,
     session_token: Option<SecretString>,
+    #[serde(default, deserialize_with = "callbacks::topics")]
+    sns_topic_arns: Vec<String>,
 }
 
 impl Settings {
@@ -57,7 +62,15 @@ impl HttpProvider for Ses {
         // The region is part of the host.
         base_url: None,
         features: email::FEATURES,
-        callbacks: None,
+        callbacks: Some(Callbacks {
+            authenticity: "signed by Amazon SNS, for the topics in `sns_topic_arns` alone; without one nothing is taken",
+            setup: "Give the ARN of an SNS topic as sns_topic_arns, then subscribe the URL to it (protocol HTTPS, raw message delivery \
+                off): the subscription is confirmed by itself. In SES, under the configuration set's Event destinations, add that topic \
+                for all event types. Feedback notifications of an identity are read as well.",
+            // Notifications of an identity carry no tags.
+            by_id: true,
+            answer: "",
+        }),
         fields: &[
             Field::public("region", "Region", Kind::Region, "The AWS region that sends, for example eu-west-1.").required(),
             Field::public(
@@ -74,6 +87,12 @@ impl HttpProvider for Ses {
                 "Configuration set",
                 Kind::Token(64),
                 "The configuration set whose events tell what became of messages.",
+            ),
+            Field::public(
+                "sns_topic_arns",
+                "SNS topics",
+                Kind::Text(2048),
+                "The ARNs of the SNS topics that events come through, with commas between them.",
             ),
             Field::secret(
                 "secret_access_key",
@@ -159,6 +178,14 @@ impl HttpProvider for Ses {
             Some(id) => Ok(Sent { provider_message_id: Some(id), ..Sent::default() }),
             None => Err(refusal(response, &answer)),
         }
+    }
+
+    fn authenticate(settings: &Settings, callback: &Callback<'_>, proof: &Proof<'_>) -> Verdict {
+        callbacks::authenticate(&settings.sns_topic_arns, callback, proof)
+    }
+
+    fn read(_: &Settings, callback: &Callback<'_>) -> Result<Vec<Told>, Unreadable> {
+        callbacks::read(callback)
     }
 }
 
@@ -304,6 +331,7 @@ mod tests {
             configuration_set: None,
             secret_access_key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into(),
             session_token: token.map(Into::into),
+            sns_topic_arns: Vec::new(),
         };
         let mut request = Request::builder().method(method).uri(url);
         if form.is_some() {

@@ -49,7 +49,9 @@ const PROVEN: &[(&str, &str)] = &[
     ("plivo", "callbacks are signed by the official SDK, and its own test signatures pass"),
     ("whatsapp_cloud", "callbacks are signed as a library of the community checks it"),
     ("smtp", "messages are sent to real mail servers"),
-    ("ses", "signatures are those of AWS's published examples"),
+    ("resend", "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"),
+    ("ses", "signatures of requests are those of AWS's published examples, and AWS's own validator takes the callbacks that we take"),
+    ("sendgrid", "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"),
     ("web_push", "encryption is that of the example in RFC 8291"),
 ];
 

@@ -6,6 +6,7 @@ mod catalog;
 mod content;
 mod docs;
 mod email;
+mod email_callbacks;
 mod hostile;
 mod push;
 mod requests;
