@@ -46,6 +46,7 @@ request! {
         secret_config: Json<'a> = "secretConfig",
         /// Whether callbacks are taken that nothing proves to be the provider's. Such a callback moves only a message that it names by
         /// the provider's id, and suppresses nobody. Whoever learns such an id can say anything of that message.
+        #[schema(example = false)]
         allow_unsigned_callbacks: bool = "allowUnsignedCallbacks",
     }
 }
@@ -382,7 +383,7 @@ pub async fn update(
             fields.note(name, "must be an object");
         }
     }
-    if fields.is_null("allowUnsignedCallbacks") {
+    if request.allow_unsigned_callbacks.is_none() && fields.is_null("allowUnsignedCallbacks") {
         fields.note("allowUnsignedCallbacks", "can't be taken away");
     }
     fields.finish()?;

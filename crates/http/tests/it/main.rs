@@ -1,6 +1,7 @@
 //! The API over both engines: the router in memory, the real store behind it.
 
 mod auth;
+mod callbacks;
 mod contract;
 mod creating;
 mod dry_run;

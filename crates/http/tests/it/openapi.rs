@@ -64,7 +64,10 @@ async fn every_documented_operation_exists_and_asks_for_credentials() {
             for (method, operation) in item.as_object().expect("an item") {
                 let Ok(method) = method.to_uppercase().parse::<http::Method>() else { continue };
                 let answer = app.send(request(method.clone(), &path.replace("{id}", NOBODY).replace("{userId}", NOBODY), &[], None)).await;
-                assert!(answer.status != 404 && answer.status != 405, "{method} {path} is documented and does not exist");
+                // Whoever calls back names a provider in the path.
+                let names_nothing =
+                    path.starts_with("/v1/webhooks/") && answer.body["message"] == "No provider of the catalog calls back here.";
+                assert!(answer.status != 404 && answer.status != 405 || names_nothing, "{method} {path} is documented and does not exist");
                 let is_open = operation["security"]
                     .as_array()
                     .is_some_and(|s| s.iter().any(|r| r.as_object().is_some_and(serde_json::Map::is_empty)));
@@ -82,6 +85,8 @@ async fn every_documented_operation_exists_and_asks_for_credentials() {
             }
         }
         open.sort();
+        // Callbacks prove themselves, or are refused: see `callbacks`.
+        open.retain(|path| !path.starts_with("/v1/webhooks/"));
         assert_eq!(open, ["/healthz", "/readyz", "/v1/openapi.json"], "the public list may only shrink");
         let served = app.send(request(http::Method::GET, "/v1/openapi.json", &[], None)).await.expect(200);
         assert_eq!(served, document);

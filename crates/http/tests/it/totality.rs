@@ -69,6 +69,8 @@ async fn without_a_credential_there_is_nothing_but_401() {
             .contract
             .operations()
             .filter(|(_, _, o)| o["x-raven-role"].is_null() && o["x-raven-scope"].is_null())
+            // Callbacks prove themselves, or are refused: see `callbacks`.
+            .filter(|(_, path, _)| !path.starts_with("/v1/webhooks/"))
             .map(|(_, path, _)| path)
             .collect();
         open.sort_unstable();
