@@ -34,13 +34,23 @@ pub struct Received {
     pub sender: Option<String>,
     /// The credentials that came with it.
     pub auth: String,
+    /// Where the sender wants to be told what becomes of it.
+    pub callback_url: Option<String>,
     /// The provider's id for it, if it was accepted. The answer may still have been lost on the way.
     pub accepted: Option<String>,
 }
 
 impl Received {
     fn new(recipient: &str, text: &str, sender: Option<String>, auth: String) -> Self {
-        Self { at: Instant::now(), recipient: recipient.to_owned(), text: text.to_owned(), sender, auth, accepted: None }
+        Self {
+            at: Instant::now(),
+            recipient: recipient.to_owned(),
+            text: text.to_owned(),
+            sender,
+            auth,
+            callback_url: None,
+            accepted: None,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     output::Output,
 };
 
+mod callbacks;
 mod docs;
 mod doctor;
 mod keys;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Token(token::Arguments),
     Keys(keys::Arguments),
     Tenants(tenants::Arguments),
+    Callbacks(callbacks::Arguments),
     /// Print the OpenAPI 3.1 document.
     Openapi,
     /// Print a generated document of the repository.
@@ -83,6 +85,7 @@ pub(crate) fn run(command: Command, around: Around) -> Result<(), Failure> {
         Command::Token(arguments) => token::run(arguments, around),
         Command::Keys(arguments) => block_on(keys::run(arguments, around)),
         Command::Tenants(arguments) => block_on(tenants::run(arguments, around)),
+        Command::Callbacks(arguments) => block_on(callbacks::run(arguments, around)),
     }
 }
 

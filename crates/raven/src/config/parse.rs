@@ -122,7 +122,7 @@ pub(crate) fn words(text: &str) -> Result<Vec<String>, Reason> {
 pub(crate) fn number(least: u16, most: u16) -> impl Fn(&str) -> Result<u16, Reason> {
     move |text| {
         let found = text.parse().ok().filter(|n| (least..=most).contains(n));
-        found.ok_or_else(|| format!("must be a whole number from {least} to {most}").into())
+        found.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
     }
 }
 

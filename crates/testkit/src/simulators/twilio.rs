@@ -53,7 +53,8 @@ impl Wire for Play {
         let to = field("To").ok_or_else(|| error(21604))?;
         let text = field("Body").ok_or_else(|| error(21602))?;
         let sender = field("From").or_else(|| field("MessagingServiceSid")).ok_or_else(|| error(21603))?;
-        Ok(vec![Received::new(to, text, Some(sender.to_owned()), auth)])
+        let callback_url = field("StatusCallback").map(str::to_owned);
+        Ok(vec![Received { callback_url, ..Received::new(to, text, Some(sender.to_owned()), auth) }])
     }
 
     fn accept(&self, message: &Received, n: u64) -> Result<String, u32> {
