@@ -187,7 +187,7 @@ pub struct Replay {
 #[async_trait]
 pub trait Callbacks: Send + Sync {
     /// Keeps callbacks, durably; each is due at `due_at`, and until then the caller's to apply. The answers stand in the order of
-    /// the batch: `false` where another one of the config had the same `once`, and nothing was kept.
+    /// the batch (which counts as one look at each): `false` where another one of the config had the same `once`, and nothing was kept.
     async fn record_callbacks(&self, batch: &[CallbackRecord], due_at: Timestamp) -> Result<Vec<bool>>;
 
     /// Takes callbacks that are due, oldest first: they are due again `until`, if nothing becomes of them.

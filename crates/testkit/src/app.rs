@@ -216,6 +216,12 @@ impl TestApp {
         self.with_key(key, Method::POST, "/v1/messages", Some(body)).await
     }
 
+    /// Calls back as a provider that sends forms.
+    pub async fn call_back(&self, path: &str, form: impl Into<Body>) -> Answer {
+        let request = Request::post(path).header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.into());
+        self.send(request.expect("a good request")).await
+    }
+
     /// A message, read with a key.
     pub async fn message(&self, key: &str, id: &str) -> Value {
         self.with_key(key, Method::GET, &format!("/v1/messages/{id}"), None).await.expect(200)

@@ -1,5 +1,6 @@
 //! The engine over both databases, with simulated providers, injected faults and crashes.
 
+mod callbacks;
 mod clocks;
 mod email;
 mod faults;

@@ -5,7 +5,7 @@ use http::{Method, Request, header};
 use raven_engine::callbacks::CallbackOptions;
 use raven_store::Replay;
 use raven_testkit::{
-    app::{Answer, TestApp, TestOptions, TestTenant, on_both, on_both_with},
+    app::{TestApp, TestOptions, TestTenant, on_both, on_both_with},
     simulators::AfricasTalking,
 };
 use serde_json::{Value, json};
@@ -23,10 +23,6 @@ async fn simulated() -> (AfricasTalking, TestOptions) {
 fn path_of(config: &Value) -> String {
     let url = config["callbackUrl"].as_str().expect("a URL");
     url.strip_prefix("http://raven.test").expect("it begins with the public URL").to_owned()
-}
-
-async fn call(app: &TestApp, path: &str, body: impl Into<Body>) -> Answer {
-    app.send(Request::post(path).header(header::CONTENT_TYPE, FORM).body(body.into()).expect("a request")).await
 }
 
 /// Sends an SMS; its id, and the provider's.
@@ -55,13 +51,13 @@ async fn a_delivery_report_moves_its_message() {
         let path = path_of(&app.configure_sms(&t).await);
         let (id, provider_id) = sent(&app, &t, "+254722000000").await;
         let report = format!("id={provider_id}&status=Success&phoneNumber=%2B254722000000&networkCode=63902");
-        let answer = call(&app, &path, report.clone()).await;
+        let answer = app.call_back(&path, report.clone()).await;
         assert_eq!((answer.status.as_u16(), answer.raw.as_ref()), (200, b"".as_ref()));
         assert_eq!(app.message(&t.live, &id).await["status"], "sent", "it is kept first, and read afterwards");
         assert_eq!(apply(&app).await, 1);
         // Told twice more, it is still one delivery.
-        call(&app, &path, report.clone()).await.expect(200);
-        call(&app, &path, report.clone()).await.expect(200);
+        app.call_back(&path, report.clone()).await.expect(200);
+        app.call_back(&path, report.clone()).await.expect(200);
         assert_eq!((apply(&app).await, apply(&app).await), (2, 0));
         let message = app.message(&t.live, &id).await;
         assert_eq!(message["status"], "delivered");
@@ -97,16 +93,16 @@ async fn a_callback_without_a_proof_is_refused_and_not_kept() {
             format!("/v1/webhooks/sms/africas_talking/{}/{token}", other.id),
             format!("/v1/webhooks/sms/africas_talking/nonsense/{token}"),
         ] {
-            call(&app, &refused, report.clone()).await.expect_error(401, "unproven_callback");
+            app.call_back(&refused, report.clone()).await.expect_error(401, "unproven_callback");
         }
         for unknown in
             ["/v1/webhooks/email/africas_talking/x", "/v1/webhooks/sms/nonsense/x", "/v1/webhooks/email/smtp/x", "/v1/webhooks/fax/x/y"]
         {
-            call(&app, unknown, report.clone()).await.expect_error(404, "not_found");
+            app.call_back(unknown, report.clone()).await.expect_error(404, "not_found");
         }
         assert_eq!(apply(&app).await, 0);
         // Another tenant's own, proven callback does not reach the message.
-        call(&app, &foreign, report.clone()).await.expect(200);
+        app.call_back(&foreign, report.clone()).await.expect(200);
         assert_eq!(apply(&app).await, 1);
         assert_eq!(app.message(&t.live, &id).await["status"], "sent");
         // The token may stand in three places, also without the config.
@@ -140,9 +136,9 @@ async fn a_body_beyond_the_limit_is_refused() {
         let t = app.tenant("Acme").await;
         let path = path_of(&app.configure_sms(&t).await);
         let large = vec![b'a'; 10 * 1024 * 1024];
-        call(&app, &path, large).await.expect_error(413, "body_too_large");
+        app.call_back(&path, large).await.expect_error(413, "body_too_large");
         // What can't be read is kept.
-        call(&app, &path, vec![0xff, 0, b'%']).await.expect(200);
+        app.call_back(&path, vec![0xff, 0, b'%']).await.expect(200);
         assert_eq!(apply(&app).await, 1);
         let again = app.store.replay_callbacks(&Replay { tenant: Some(t.id), ..Replay::default() }, None, 9, app.engine.clock.now()).await;
         assert_eq!(again.expect("the store works").1, 1, "it is unreadable, and may be read again");
@@ -167,10 +163,12 @@ async fn the_bare_form_is_taken_where_it_is_allowed() {
         let bare = format!("/v1/webhooks/sms/africas_talking/{}", t.id);
         let (id, provider_id) = sent(&app, &t, "+254722000000").await;
         // It moves what it names, and suppresses nobody.
-        call(&app, &bare, format!("id={provider_id}&status=Failed&failureReason=UserInBlackList")).await.expect(200);
-        call(&app, &bare, "senderId=ACME&phoneNumber=%2B254722000000").await.expect(200);
-        call(&app, &bare, "id=in-1&from=%2B254722000000&to=ACME&text=STOP&date=2026-05-01").await.expect(200);
-        call(&app, &format!("{bare}?token=wrong"), format!("id={provider_id}&status=Success")).await.expect_error(401, "unproven_callback");
+        app.call_back(&bare, format!("id={provider_id}&status=Failed&failureReason=UserInBlackList")).await.expect(200);
+        app.call_back(&bare, "senderId=ACME&phoneNumber=%2B254722000000").await.expect(200);
+        app.call_back(&bare, "id=in-1&from=%2B254722000000&to=ACME&text=STOP&date=2026-05-01").await.expect(200);
+        app.call_back(&format!("{bare}?token=wrong"), format!("id={provider_id}&status=Success"))
+            .await
+            .expect_error(401, "unproven_callback");
         assert_eq!(apply(&app).await, 3);
         let message = app.message(&t.live, &id).await;
         assert_eq!((&message["status"], &message["failureReason"]), (&json!("failed"), &json!("recipient_opted_out")));
@@ -197,7 +195,7 @@ async fn stop_suppresses_and_start_lifts_it() {
             let from: String = form_urlencoded::byte_serialize(from.as_bytes()).collect();
             let body = format!("id=in-{told}&from={from}&to=ACME&text={text}&date=2026-05-01+10%3A23%3A18");
             for _ in 0..2 {
-                call(&app, &path, body.clone()).await.expect(200);
+                app.call_back(&path, body.clone()).await.expect(200);
             }
             apply(&app).await;
         };

@@ -26,7 +26,7 @@ use crate::{
 // Sorted, so that batches which overlap take their locks in the same order.
 const RECORD: &str = "
 INSERT INTO callbacks (seq, tenant_id, config_id, is_trusted, once, method, query, headers, body, state, tries, due_at)
-SELECT r.seq, r.tenant_id, r.config_id, r.is_trusted, r.once, r.method, r.query, r.headers, r.body, 1, r.tries, $11
+SELECT r.seq, r.tenant_id, r.config_id, r.is_trusted, r.once, r.method, r.query, r.headers, r.body, 1, r.tries + 1, $11
 FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::smallint[])
   AS r (seq, tenant_id, config_id, is_trusted, once, method, query, headers, body, tries)
 ORDER BY r.config_id, r.once, r.seq

@@ -301,7 +301,7 @@ impl Callbacks for SqliteStore {
                     r.query,
                     r.headers,
                     r.body,
-                    r.tries,
+                    r.tries + 1,
                     due_at.millis(),
                 ];
                 kept.push(insert.execute(values)? == 1);
