@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Action, Answered, AuditRecord, Claim, Claimed, ConfigRecord, InvitationRecord, KeyRecord, Lane, Lease, NewConfig,
-    NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Reply, Result, Scope, Settlement, Start,
-    Started, StateChange, Store, SuppressionRecord, TakeTokens, TenantRecord, Urgency, UserProfile, Violation,
+    NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Outlet, Reply, Result, Routing, Scope, Settlement,
+    Start, Started, StateChange, Store, SuppressionRecord, TakeTokens, TenantRecord, Urgency, UserProfile, Violation,
     invariants::{Margins, Range},
     messages::MessageClaim,
 };
@@ -155,6 +155,7 @@ pub fn config_record(tenant: TenantId, n: u8) -> ConfigRecord {
         public: r#"{"from_email":"hello@example.com"}"#.to_owned(),
         secret: vec![0, 1, n, 255],
         created_at: at(i64::from(n)),
+        routing: Routing { priority: i16::from(n), ..Routing::default() },
     }
 }
 
@@ -297,6 +298,7 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         due_at: seq.at(),
         expires_at: Timestamp::from_millis(seq.at().millis() + 14_400_000),
         lease: None,
+        outlet: Outlet::NONE,
         started: None,
         quota: None,
         audit: None,
@@ -347,7 +349,8 @@ pub fn seqs(claimed: &Claimed) -> Vec<Seq> {
 /// An attempt at a message of [`message`], in the sandbox.
 #[must_use]
 pub fn attempt(tenant: TenantId, seq: Seq, attempt: i16) -> Start {
-    let lane = Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional };
+    let (environment, channel, urgency) = (Environment::Live, Channel::Sms, Urgency::Transactional);
+    let lane = Lane { tenant, environment, channel, urgency, outlet: Outlet::NONE };
     Start { seq, attempt, config: None, lane, lookup: RECIPIENT.to_owned() }
 }
 
@@ -409,6 +412,8 @@ pub fn outcome(tenant: TenantId, seq: Seq, attempt: i16, kind: EventKind, status
         payload: None,
         next: Next::Done,
         suppresses: None,
+        tried: None,
+        outlet: Outlet::NONE,
     }
 }
 

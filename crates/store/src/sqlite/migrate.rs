@@ -22,6 +22,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { number: 3, name: "priority", sql: include_str!("../../migrations/0003_priority/sqlite.sql") },
     Step { number: 4, name: "config_status", sql: include_str!("../../migrations/0004_config_status/sqlite.sql") },
     Step { number: 5, name: "suppressions", sql: include_str!("../../migrations/0005_suppressions/sqlite.sql") },
+    Step { number: 6, name: "routing", sql: include_str!("../../migrations/0006_routing/sqlite.sql") },
 ];
 
 /// Number of the last step.
