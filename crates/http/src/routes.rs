@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     App, layers,
-    resources::{audit_log, health, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant, tenants, usage},
+    resources::{audit_log, explain, health, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant, tenants, usage},
 };
 
 /// The API's routes, with their documentation.
@@ -16,9 +16,11 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(messages::send, messages::list))
         .routes(routes!(messages::find))
+        .routes(routes!(explain::explain))
         .routes(routes!(sandbox::list))
         .routes(routes!(messages::send_as_human, messages::list_as_human))
         .routes(routes!(messages::find_as_human))
+        .routes(routes!(explain::explain_as_human))
         .routes(routes!(me::me))
         .routes(routes!(tenants::create, tenants::list))
         .routes(routes!(tenant::find, tenant::update))

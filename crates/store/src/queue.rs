@@ -156,14 +156,22 @@ struct Trial {
 }
 
 impl Tried {
-    /// Adds an attempt through a config; how many there were. When it is `over`, others come first in this round.
-    pub fn add(&mut self, config: ConfigId, over: bool) -> u16 {
+    /// Adds an attempt through a config; how many there were.
+    pub fn add(&mut self, config: ConfigId) -> u16 {
         if let Some(trial) = self.0.iter_mut().find(|trial| trial.config == config) {
-            (trial.attempts, trial.over) = (trial.attempts.saturating_add(1), trial.over || over);
+            trial.attempts = trial.attempts.saturating_add(1);
             return trial.attempts;
         }
-        self.0.push(Trial { config, attempts: 1, over });
+        self.0.push(Trial { config, attempts: 1, over: false });
         1
+    }
+
+    /// It had its turn: others come first in this round.
+    pub fn end(&mut self, config: ConfigId) {
+        match self.0.iter_mut().find(|trial| trial.config == config) {
+            Some(trial) => trial.over = true,
+            None => self.0.push(Trial { config, attempts: 0, over: true }),
+        }
     }
 
     /// Has this config had its turn?
@@ -491,10 +499,11 @@ mod tests {
     fn what_was_tried_reads_back_and_what_is_not_known_is_passed_over() {
         let [one, two] = [1, 2].map(|n| ConfigId(Uuid::from_u128(n)));
         let mut tried = Tried::default();
-        assert_eq!([tried.add(one, false), tried.add(one, false), tried.add(two, true)], [1, 2, 1]);
+        assert_eq!([tried.add(one), tried.add(one), tried.add(two)], [1, 2, 1]);
+        tried.end(two);
         assert_eq!(Tried::parse(&tried.text()), tried);
         assert_eq!((tried.is_over(one), tried.is_over(two)), (false, true));
-        tried.add(one, true);
+        tried.end(one);
         assert!(tried.is_over(one));
         assert_eq!(Tried::parse(&format!("{} x *3 {one}*many", Tried::parse("").text())), Tried::default());
     }

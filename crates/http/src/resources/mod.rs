@@ -2,6 +2,7 @@
 
 pub mod audit_log;
 pub mod dry_run;
+pub mod explain;
 pub mod extras;
 pub mod health;
 pub mod invitations;
@@ -10,6 +11,7 @@ pub mod me;
 pub mod members;
 pub mod messages;
 pub mod providers;
+pub mod routing;
 pub mod sandbox;
 pub mod send_request;
 pub mod suppressions;

@@ -49,7 +49,7 @@ pub async fn what_waits_for_a_change_is_due_at_its_end(store: Arc<dyn Store>) ->
     Ok(())
 }
 
-pub async fn only_what_is_held_and_not_started_is_park(store: Arc<dyn Store>) -> Result<()> {
+pub async fn only_what_is_held_and_not_started_is_parked(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, ours, theirs) = (tenant(&store, 1).await?, node(&store, "a").await?, node(&store, "b").await?);
     for n in 1..=2 {
         create(&store, NewMessage { lease: Some(ours), ..message(tenant, seq(n)) }).await?;
@@ -69,7 +69,8 @@ pub async fn what_was_tried_stays_with_the_job(store: Arc<dyn Store>) -> Result<
     let lease = node(&store, "a").await?;
     create(&store, NewMessage { lease: Some(lease), started: Some(None), ..message(one, seq(1)) }).await?;
     let mut tried = Tried::default();
-    tried.add(config_record(one, 1).id, true);
+    tried.add(config_record(one, 1).id);
+    tried.end(config_record(one, 1).id);
     let retry = Settlement {
         next: Next::At(Action::Send, at(9)),
         tried: Some(tried.clone()),
