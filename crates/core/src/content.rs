@@ -63,6 +63,9 @@ pub struct Content<'a> {
     /// An approved WhatsApp template instead of a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whatsapp_template: Option<Template>,
+    /// The one provider, or the one provider config, that the caller wants it to go through: a provider's id or a config's.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Cow<'a, str>>,
 }
 
 /// A file that travels with an email.

@@ -6,6 +6,7 @@
 
 pub mod address;
 mod content;
+pub mod country;
 pub mod ids;
 pub mod json;
 pub mod key;
@@ -16,6 +17,7 @@ pub mod money;
 pub mod page;
 pub mod permission;
 pub mod problem;
+pub mod reach;
 pub mod retry;
 pub mod sms;
 pub mod suppression;

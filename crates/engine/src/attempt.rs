@@ -9,7 +9,7 @@ use raven_core::{
     problem::chain, retry::RetryPolicy, suppression::comparable,
 };
 use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
-use raven_store::{Action, ConfigRecord, Job, Lane, Lease, Next, Settlement, Store, Suppresses};
+use raven_store::{Action, ConfigRecord, Job, Lane, Lease, Next, Outlet, Settlement, Store, Suppresses, providers::FAILED};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -18,9 +18,15 @@ use crate::{
     clock::Entropy,
     directory::{Connection, Directory, Route},
     dispatch::Permit,
+    gate::{OURS, Turn},
     metrics::{AttemptLabels, Metrics, ProviderLabels},
+    parking,
+    routing::{Needs, Query},
     settle::{Acting, Actions, Held, Outcomes, Unsettled},
 };
+
+/// Attempts through one config, where the provider has trouble, before it is another config's turn.
+const ATTEMPTS: u16 = 3;
 
 /// How long a message whose outcome is unknown waits for word from the provider.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -62,6 +68,16 @@ impl Attempts {
             let ended = ended
                 .unwrap_or_else(|_| Err(SendError::new(Class::Unknown, "internal", "the adapter failed while the message was being sent")));
             let verdict = route.judge(&ended);
+            if let Some(turn) = route.gate().and_then(|gate| gate.end(&ended, permit.is_probe(), this.clock.now())) {
+                let labels = ProviderLabels { provider: route.provider() };
+                match turn {
+                    Turn::Opened => this.metrics.breaker_opened.get_or_create(&labels).inc(),
+                    Turn::Closed => this.metrics.breaker_closed.get_or_create(&labels).inc(),
+                };
+                permit.dispatcher().turned();
+            } else if verdict.is_some() {
+                permit.dispatcher().turned();
+            }
             let settlement = this.conclude(&job, &route, started_at, ended).await;
             this.tell(&job, &settlement, took);
             this.settle(lease, settlement, Held::Call(permit));
@@ -177,7 +193,7 @@ impl Attempts {
                 None => None,
                 Some(address) => self.store.find_suppression_of(tenant, environment, channel, &address).await.map_err(|e| {
                     tracing::error!(error = chain(&e), "suppressions can't be read; a message with copies waits");
-                    SendError::new(Class::Retry { after: None }, "unavailable", "the list of suppressions could not be read")
+                    SendError::new(Class::Retry { after: None }, OURS, "the list of suppressions could not be read")
                 })?,
             };
             if suppressed.is_none() {
@@ -190,11 +206,17 @@ impl Attempts {
     /// Writes down on a config that its credentials don't work, or work again.
     async fn tell_config(&self, connection: &Connection, new: &ConfigRecord) {
         tracing::warn!(tenant = %new.tenant, config = %new.id, provider = new.provider, status = new.status, "a provider config's credentials");
+        let labels = ProviderLabels { provider: connection.provider.spec.id };
+        let changes = if new.status == FAILED { &self.metrics.paused } else { &self.metrics.resumed };
+        changes.get_or_create(&labels).inc();
         if let Err(e) = self.store.replace_config(connection.record(), new, None).await {
             tracing::error!(error = chain(&e), "a provider config's status can't be written down");
             connection.unjudge();
         }
         self.directory.forget(new.tenant).await;
+        if !connection.gate.is_paused() {
+            parking::unpark(&*self.store, new.tenant, new.channel).await;
+        }
     }
 
     async fn conclude(&self, job: &Job, route: &Route, started_at: Timestamp, ended: Ended) -> Settlement {
@@ -203,6 +225,8 @@ impl Attempts {
         settlement.started_at = Some(started_at);
         settlement.provider = Some(route.provider().to_owned());
         settlement.config = route.config();
+        // Unless something of it is to be remembered.
+        settlement.tried = None;
         match ended {
             Ok(sent) => {
                 settlement.kind = EventKind::Sent;
@@ -218,7 +242,7 @@ impl Attempts {
                 };
             }
             Err(error) => {
-                self.conclude_failure(job, error, now, &mut settlement).await;
+                self.conclude_failure(job, route, error, now, &mut settlement).await;
                 // The sandbox reports what became of a message, as providers do where the answer was lost.
                 if let (EventKind::OutcomeUnknown, Route::Sandbox) = (settlement.kind, route) {
                     settlement.next = report_follows(job, 0, now).unwrap_or(settlement.next);
@@ -228,8 +252,8 @@ impl Attempts {
         settlement
     }
 
-    async fn conclude_failure(&self, job: &Job, error: SendError, now: Timestamp, settlement: &mut Settlement) {
-        let hint = match error.class {
+    async fn conclude_failure(&self, job: &Job, route: &Route, error: SendError, now: Timestamp, settlement: &mut Settlement) {
+        let (usual, patience) = match error.class {
             Class::Rejected => {
                 settlement.suppresses = self.suppresses(job, &error);
                 return fail(settlement, error);
@@ -237,25 +261,63 @@ impl Attempts {
             Class::Unknown => {
                 settlement.kind = EventKind::OutcomeUnknown;
                 settlement.detail = Some(describe(&error));
-                settlement.next = if self.retries_unknown(job).await {
-                    self.retry_at(job, now, None).map_or(Next::At(Action::GiveUp, now), |at| Next::At(Action::Send, at))
-                } else {
-                    Next::At(Action::GiveUp, now.after(UNKNOWN_FOR))
-                };
-                return;
+                if !self.retries_unknown(job).await {
+                    settlement.next = Next::At(Action::GiveUp, now.after(UNKNOWN_FOR));
+                    return;
+                }
+                (self.retry_at(job, now, None), ATTEMPTS)
             }
-            Class::Retry { after } | Class::RateLimited { after } => after,
-            // Nothing goes through this config until someone mends it, so there is no hurry.
-            Class::Credentials => Some(Duration::from_secs(60)),
+            Class::Retry { after } => (self.retry_at(job, now, after), ATTEMPTS),
+            Class::RateLimited { after } => (self.retry_at(job, now, after), 1),
+            // Nothing goes through this config until it is mended, and the message waits for that whenever it is due.
+            Class::Credentials => ((now < job.expires_at).then_some(now), 1),
         };
-        match self.retry_at(job, now, hint) {
-            Some(at) => {
-                settlement.kind = EventKind::RetryScheduled;
-                settlement.detail = Some(describe(&error));
-                settlement.next = Next::At(Action::Send, at);
+        let next = self.turn(job, route, now, patience, settlement).await;
+        let Some(at) = next.as_ref().map(|_| now).or(usual) else {
+            match settlement.kind {
+                EventKind::OutcomeUnknown => settlement.next = Next::At(Action::GiveUp, now),
+                _ => fail(settlement, error),
             }
-            None => fail(settlement, error),
+            return;
+        };
+        settlement.next = Next::At(Action::Send, at);
+        if settlement.kind != EventKind::OutcomeUnknown {
+            settlement.kind = EventKind::RetryScheduled;
+            settlement.detail = Some(describe(&error));
         }
+        if let (Some(next), Some(detail)) = (next, &mut settlement.detail) {
+            detail.push_str("; next: ");
+            detail.push_str(&next.record().label);
+        }
+    }
+
+    /// The config whose turn it is now, if it is another one's: when this one was tried so often (`patience`). Notes what is to be
+    /// remembered of it. When all had their turns, a new round begins.
+    async fn turn(&self, job: &Job, route: &Route, now: Timestamp, patience: u16, settlement: &mut Settlement) -> Option<Arc<Connection>> {
+        settlement.outlet = Outlet::of(route.config());
+        let Route::Provider(connection) = route else { return None };
+        let view = match self.directory.tenant(job.lane.tenant).await {
+            // With one config there are no turns.
+            Ok(Some(view)) if view.on(job.lane.channel).nth(1).is_some() => view,
+            _ => return None,
+        };
+        let mut tried = job.tried.clone().unwrap_or_default();
+        if tried.add(connection.id) >= patience {
+            tried.end(connection.id);
+        }
+        let needs = Needs::read(job.lane.channel, &job.content);
+        let query = Query { channel: job.lane.channel, recipient: &job.recipient, needs: &needs, seq: job.seq, tried: Some(&tried) };
+        let Some(Route::Provider(best)) = view.route(job.lane.environment, &query, now) else { return None };
+        if tried.is_over(best.id) || now >= job.expires_at {
+            return None;
+        }
+        let other = best.id != connection.id && tried.is_over(connection.id) && !best.gate.is_open(now);
+        settlement.tried = Some(tried);
+        if !other {
+            return None;
+        }
+        settlement.outlet = Outlet::of(Some(best.id));
+        Some(best)
     }
 
     /// What a permanent rejection says of the recipient, for the messages after this one.
@@ -354,6 +416,8 @@ pub fn blank(job: &Job, now: Timestamp) -> Settlement {
         next: Next::Done,
         suppresses: None,
         is_found_by_id: false,
+        tried: job.tried.clone(),
+        outlet: job.lane.outlet,
     }
 }
 

@@ -98,6 +98,18 @@ impl Calls {
         Ok(Some(token.secret))
     }
 
+    /// Is there a question that tells whether a config's credentials work?
+    #[must_use]
+    pub fn can_ask(&self, connection: &Connection) -> bool {
+        match &connection.bound {
+            Bound::Http(provider) => {
+                let cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };
+                provider.wants_token() || provider.verify(self.clock.now(), &cx).is_some()
+            }
+            Bound::Smtp(_) => true,
+        }
+    }
+
     /// Asks the provider whether a config's credentials work, and sends nothing. Where there is no such question, settings that
     /// could be read are all that can be said.
     ///

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     attempt::Attempts,
     directory::Route,
-    dispatch::{Dispatcher, Place},
+    dispatch::{Dispatcher, Held, Place},
     ingest::{Answer, IngestError, Parts, Receipt},
     inlet::Inlet,
     membership::Membership,
@@ -28,7 +28,8 @@ const UNDER_WAY: usize = 2;
 /// A message that waits to be accepted.
 pub(crate) struct Waiting {
     pub(crate) message: NewMessage,
-    pub(crate) route: Route,
+    /// Where it goes if it is called at once; `None`: no config takes it at present.
+    pub(crate) route: Option<Route>,
     pub(crate) answer: oneshot::Sender<Answer>,
     pub(crate) arrived: Instant,
 }
@@ -81,14 +82,15 @@ type Landed = (raven_store::Result<Vec<raven_store::Result<Accepted>>>, Option<B
 /// A message of a batch, on its way through the store.
 struct Leader {
     answers: Vec<oneshot::Sender<Answer>>,
-    route: Route,
+    route: Option<Route>,
     place: Place,
     job: Option<Job>,
     channel: Channel,
     recipient: String,
     seq: Seq,
     fingerprint: Option<[u8; 16]>,
-    large: bool,
+    /// Is it left to a claim, whether this node is full or not?
+    waits: bool,
     arrived: Instant,
 }
 
@@ -151,7 +153,7 @@ impl Desk {
             && self.membership.is_fresh()
         {
             for (message, leader) in messages.iter_mut().zip(&mut leaders) {
-                place(dispatcher, lease, message, leader);
+                place(dispatcher, lease, now, message, leader);
             }
         }
         (messages, Batch { leaders, lease, now, began })
@@ -229,19 +231,19 @@ impl Desk {
 
     fn hand_over(&self, leader: &mut Leader, lease: Lease, now: Timestamp) {
         let Some((dispatcher, attempts)) = &self.dispatch else { return self.store.announce() };
-        if leader.large {
+        if leader.waits {
             self.store.announce();
             return dispatcher.look();
         }
-        let Some(job) = leader.job.take() else { return self.store.announce() };
+        let (Some(job), Some(route)) = (leader.job.take(), leader.route.take()) else { return self.store.announce() };
         let place = std::mem::replace(&mut leader.place, Place::None);
         if !self.membership.is_fresh() || self.membership.lease() != lease {
             // The transaction took so long that others may hold the work by now, or soon.
             return attempts.orphaned(lease, vec![job.seq]);
         }
         match place {
-            Place::Call(permit) => attempts.begin(job, leader.route.clone(), permit, lease, now),
-            Place::Held(promise) => promise.fill(job),
+            Place::Call(permit) => attempts.begin(job, route, permit, lease, now),
+            Place::Held(promise) => promise.fill(Held { job, route }),
             Place::None => {}
         }
     }
@@ -279,7 +281,7 @@ fn fold(batch: Vec<Waiting>) -> (Vec<NewMessage>, Vec<Leader>) {
             recipient: message.recipient.clone(),
             seq: message.seq,
             fingerprint,
-            large: false,
+            waits: false,
             arrived,
         });
         messages.push(message);
@@ -287,20 +289,24 @@ fn fold(batch: Vec<Waiting>) -> (Vec<NewMessage>, Vec<Leader>) {
     (messages, leaders)
 }
 
-fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, message: &mut NewMessage, leader: &mut Leader) {
-    if message.large {
-        // Large content is not kept in memory while it waits: a claim brings it when its turn has come.
-        leader.large = true;
-        return dispatcher.left_behind(true);
-    }
+fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, now: Timestamp, message: &mut NewMessage, leader: &mut Leader) {
+    let route = match &leader.route {
+        Some(route) if !message.large => route,
+        // Large content is not kept in memory while it waits: a claim brings it when its turn has come. What no config takes waits
+        // for one in the database.
+        _ => {
+            leader.waits = true;
+            return dispatcher.left_behind(true);
+        }
+    };
     let (tenant, environment, channel) = (message.tenant, message.environment, message.channel);
-    let lane = Lane { tenant, environment, channel, urgency: Urgency::of(message.priority) };
-    leader.place = dispatcher.reserve(lane);
+    let lane = Lane { tenant, environment, channel, urgency: Urgency::of(message.priority), outlet: message.outlet };
+    leader.place = dispatcher.reserve(lane, route, now);
     let attempt = match leader.place {
         Place::None => return,
         Place::Held(_) => 0,
         Place::Call(_) => {
-            message.started = Some(leader.route.config());
+            message.started = Some(route.config());
             1
         }
     };
@@ -313,6 +319,7 @@ fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, message: &mut NewMessage, l
         expires_at: message.expires_at,
         recipient: message.recipient.clone(),
         content: message.content.clone(),
+        tried: None,
     });
 }
 

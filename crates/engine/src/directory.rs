@@ -5,16 +5,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use moka::future::Cache;
-use raven_core::{
-    Channel, Clock, ConfigId, Environment, TenantId, Timestamp,
-    message::{Feature, Features},
-};
+use parking_lot::Mutex;
+use raven_core::{Channel, Clock, ConfigId, Environment, TenantId, Timestamp, message::Features, reach::Reach};
 use raven_providers::{Bound, Class, Find, Provider, SendError, Sent};
 use raven_store::{
     ConfigRecord, Store, TenantRecord,
@@ -22,8 +20,14 @@ use raven_store::{
 };
 use secrecy::SecretString;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
-use crate::{mailer::Mailbag, vault::Vault};
+use crate::{
+    gate::Gate,
+    mailer::Mailbag,
+    routing::{self, Contender, Objection, Query},
+    vault::Vault,
+};
 
 /// How long what was read is trusted.
 const FRESH: Duration = Duration::from_secs(1);
@@ -31,6 +35,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const CAPACITY: u64 = 10_000;
 /// Configs of one tenant that are looked at.
 const CONFIGS: usize = 1000;
+/// Gates kept at most before those that say nothing are let go.
+const GATES: usize = 10_000;
 
 /// A provider config, ready to call. Its secrets are wiped when it is dropped.
 pub struct Connection {
@@ -44,6 +50,10 @@ pub struct Connection {
     pub mail: Mailbag,
     /// A token that the provider handed out, and until when it is used.
     pub token: tokio::sync::Mutex<Option<(SecretString, Timestamp)>>,
+    /// Whether it lets calls through.
+    pub gate: Arc<Gate>,
+    reach: Reach,
+    features: Features,
     default_sender: bool,
     record: ConfigRecord,
     /// Was its status written down anew since it was read?
@@ -60,6 +70,12 @@ impl Connection {
     /// The record that an outcome calls for, if it is another one than the present: credentials that don't work are told on the
     /// config, and that they work again, too. Asked once, it says no until the config was read again.
     fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<ConfigRecord> {
+        match outcome {
+            // At once, for this node: what is written down is read a moment later.
+            Err(e) if e.class == Class::Credentials => self.gate.pause(true),
+            Ok(_) if self.gate.is_paused() => self.gate.pause(false),
+            _ => {}
+        }
         let failed = self.record.status == FAILED;
         let new = match outcome {
             Err(e) if e.class == Class::Credentials && !failed => self.with_status(FAILED, Some(format!("{}: {}", e.code, e.message))),
@@ -71,7 +87,24 @@ impl Connection {
 
     /// What was said last could not be written down.
     pub fn unjudge(&self) {
+        self.gate.pause(self.record.status == FAILED);
         self.judged.store(false, Ordering::Release);
+    }
+
+    /// As it may be chosen at this time.
+    #[must_use]
+    pub fn contender(&self, now: Timestamp) -> Contender<'_> {
+        Contender {
+            id: self.id,
+            provider: self.provider.spec.id,
+            priority: self.record.routing.priority,
+            weight: self.record.routing.weight,
+            reach: &self.reach,
+            features: self.features,
+            default_sender: self.default_sender,
+            paused: self.gate.is_paused(),
+            open: self.gate.is_open(now),
+        }
     }
 
     fn with_status(&self, status: &str, reason: Option<String>) -> ConfigRecord {
@@ -107,12 +140,12 @@ impl Route {
         }
     }
 
-    /// What it carries; the sandbox takes everything.
+    /// The gate before it; none before the sandbox.
     #[must_use]
-    pub fn features(&self) -> Features {
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
         match self {
-            Self::Sandbox => Features::of(&Feature::ALL),
-            Self::Provider(connection) => Features::of(connection.provider.spec.features),
+            Self::Sandbox => None,
+            Self::Provider(connection) => Some(&connection.gate),
         }
     }
 
@@ -139,22 +172,57 @@ pub struct TenantView {
     /// Its connections, oldest first.
     connections: Vec<Arc<Connection>>,
     read_at: Timestamp,
+    /// When its reading began.
+    began: Instant,
 }
 
 impl TenantView {
-    /// The route of a message: the sandbox in test, else the channel's oldest config.
+    /// The route of a message: the sandbox in test, else the best of the channel's configs ([`routing`]); `None` when none of them
+    /// takes it at this time.
     #[must_use]
-    pub fn route(&self, environment: Environment, channel: Channel) -> Option<Route> {
-        match environment {
-            Environment::Test => Some(Route::Sandbox),
-            Environment::Live => self.first(channel).cloned().map(Route::Provider),
+    pub fn route(&self, environment: Environment, query: &Query<'_>, now: Timestamp) -> Option<Route> {
+        if environment == Environment::Test {
+            return Some(Route::Sandbox);
+        }
+        let at = routing::choose(self.on(query.channel).map(|connection| connection.contender(now)), query)?;
+        self.on(query.channel).nth(at).cloned().map(Route::Provider)
+    }
+
+    /// Does a message wait for nothing but a config whose credentials don't work?
+    #[must_use]
+    pub fn waits_for_a_paused_one(&self, environment: Environment, query: &Query<'_>, now: Timestamp) -> bool {
+        let found = |c: &Arc<Connection>| routing::assess(&c.contender(now), query) == Err(Objection::Paused);
+        environment == Environment::Live && self.route(environment, query, now).is_none() && self.on(query.channel).any(found)
+    }
+
+    /// The connections of a channel, oldest first.
+    pub fn on(&self, channel: Channel) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().filter(move |c| c.record.channel == channel)
+    }
+
+    /// A route as it is by now; `None` when its config is gone, or takes nothing any more.
+    #[must_use]
+    pub fn renew(&self, route: &Route) -> Option<Route> {
+        match route {
+            Route::Sandbox => Some(Route::Sandbox),
+            Route::Provider(old) => {
+                let connection = self.connection(old.id).filter(|c| !c.gate.is_paused())?;
+                // With other rules, say, it may be no candidate any more.
+                (connection.record.routing == old.record.routing).then(|| Route::Provider(connection.clone()))
+            }
         }
     }
 
-    /// Does the channel's config name a sender for messages that name none (`from_email`)?
+    /// Was it read after that moment?
     #[must_use]
-    pub fn has_default_sender(&self, channel: Channel) -> bool {
-        self.first(channel).is_some_and(|c| c.default_sender)
+    pub fn is_since(&self, moment: Instant) -> bool {
+        self.began >= moment
+    }
+
+    /// Are the configs of a channel the same in another view?
+    #[must_use]
+    pub fn agrees(&self, other: &Self, channel: Channel) -> bool {
+        self.on(channel).map(|c| &c.record).eq(other.on(channel).map(|c| &c.record))
     }
 
     /// Its connections, oldest first.
@@ -168,10 +236,6 @@ impl TenantView {
     pub fn connection(&self, id: ConfigId) -> Option<&Arc<Connection>> {
         self.connections.iter().find(|c| c.id == id)
     }
-
-    fn first(&self, channel: Channel) -> Option<&Arc<Connection>> {
-        self.connections.iter().find(|c| c.record.channel == channel)
-    }
 }
 
 /// Knows tenants.
@@ -181,13 +245,16 @@ pub struct Directory {
     vault: Vault,
     find: Find,
     views: Cache<TenantId, Arc<TenantView>>,
+    gates: Mutex<HashMap<ConfigId, Arc<Gate>>>,
+    /// Processes that call, which share the pace of a config.
+    nodes: AtomicUsize,
 }
 
 impl Directory {
     /// A directory over the store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, vault: Vault, find: Find) -> Self {
-        Self { store, clock, vault, find, views: Cache::new(CAPACITY) }
+        Self { store, clock, vault, find, views: Cache::new(CAPACITY), gates: Mutex::default(), nodes: AtomicUsize::new(1) }
     }
 
     /// The tenant; `None` when there is none.
@@ -205,13 +272,14 @@ impl Directory {
             self.views.invalidate(&id).await;
         }
         let read = async {
+            let began = Instant::now();
             let record = self.store.find_tenant(id).await?.ok_or_else(|| raven_store::Error::Conflict("tenant"))?;
             let mut configs = self.store.list_configs(id, None, CONFIGS).await?;
             configs.reverse();
             let known: HashMap<ConfigId, Arc<Connection>> =
                 previous.iter().flat_map(|v| &v.connections).map(|c| (c.id, c.clone())).collect();
             let connections = configs.into_iter().filter_map(|config| self.connect(&record, config, &known)).collect();
-            Ok(Arc::new(TenantView { record, connections, read_at: now }))
+            Ok(Arc::new(TenantView { record, connections, read_at: now, began }))
         };
         match self.views.try_get_with(id, read).await {
             Ok(view) => Ok(Some(view)),
@@ -231,6 +299,39 @@ impl Directory {
         self.connect(tenant, record, &HashMap::new())
     }
 
+    /// The tenant as it is now, whatever was known.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn tenant_anew(&self, id: TenantId) -> Result<Option<Arc<TenantView>>, Arc<raven_store::Error>> {
+        let moment = Instant::now();
+        loop {
+            self.forget(id).await;
+            let view = self.tenant(id).await?;
+            // Another one's reading may have been joined that began before.
+            if view.as_ref().is_none_or(|view| view.is_since(moment)) {
+                return Ok(view);
+            }
+        }
+    }
+
+    /// Tells how many processes call.
+    pub fn set_nodes(&self, nodes: usize) {
+        let nodes = nodes.max(1);
+        if self.nodes.swap(nodes, Ordering::Relaxed) != nodes {
+            self.gates.lock().values().for_each(|gate| gate.set_nodes(nodes));
+        }
+    }
+
+    /// The gate before a config: the same one for as long as there is anything to remember.
+    fn gate(&self, id: ConfigId) -> Arc<Gate> {
+        let mut gates = self.gates.lock();
+        if gates.len() >= GATES {
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_plain());
+        }
+        gates.entry(id).or_default().clone()
+    }
+
     fn connect(&self, tenant: &TenantRecord, record: ConfigRecord, known: &HashMap<ConfigId, Arc<Connection>>) -> Option<Arc<Connection>> {
         if let Some(connection) = known.get(&record.id).filter(|c| c.record == record) {
             return Some(connection.clone());
@@ -239,8 +340,17 @@ impl Directory {
             Ok((provider, bound)) => {
                 let default_sender =
                     serde_json::from_str::<Map<String, Value>>(&record.public).is_ok_and(|public| public.contains_key("from_email"));
+                let gate = self.gate(record.id);
+                gate.set(&record.routing, self.nodes.load(Ordering::Relaxed));
+                gate.pause(record.status == FAILED);
                 Some(Arc::new(Connection {
                     id: record.id,
+                    gate,
+                    // What can't be read names nobody, rather than everybody.
+                    reach: record.routing.rules.as_deref().map_or_else(Reach::default, |rules| {
+                        serde_json::from_str(rules).unwrap_or_else(|_| Reach { prefixes: vec!["none".to_owned()], ..Reach::default() })
+                    }),
+                    features: Features::of(provider.spec.features),
                     provider,
                     bound,
                     mail: Mailbag::default(),

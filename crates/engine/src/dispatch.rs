@@ -10,23 +10,23 @@ mod lanes;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use raven_core::Seq;
+use raven_core::{ConfigId, Seq, Timestamp};
 use raven_store::{Job, Lane};
 use tokio::sync::Notify;
 
-use crate::metrics::Metrics;
+use crate::{directory::Route, metrics::Metrics};
 use lanes::{Lanes, Room};
 
 /// How much may be under way. Of each cap on calls a quarter is kept for transactional messages that were not tried yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls through one provider config at a time: those of a tenant in one environment on one channel.
+    /// Calls through one provider config at a time, unless it says fewer itself.
     pub config_calls: usize,
     /// Calls of one tenant at a time.
     pub tenant_calls: usize,
     /// Calls at a time.
     pub calls: usize,
-    /// Jobs of one lane held in memory, waiting for a permit.
+    /// Jobs of one lane held in memory, waiting for a permit, for each config.
     pub lane_held: usize,
     /// Jobs of one tenant held in memory.
     pub tenant_held: usize,
@@ -38,6 +38,25 @@ impl Default for Limits {
     fn default() -> Self {
         Self { config_calls: 128, tenant_calls: 256, calls: 512, lane_held: 256, tenant_held: 1024, held: 2048 }
     }
+}
+
+/// A job with the way that it goes.
+pub struct Held {
+    /// The job.
+    pub job: Job,
+    /// Where it goes.
+    pub route: Route,
+}
+
+/// What there is to do now.
+#[derive(Default)]
+pub struct Taken {
+    /// Jobs that can be called, each with its permit.
+    pub ready: Vec<(Held, Permit)>,
+    /// Jobs whose config turns them away: another one may take them. They come here once, unless something changes.
+    pub stray: Vec<Held>,
+    /// When the next gate opens, before which something waits.
+    pub opens_at: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -90,12 +109,28 @@ pub const OF_LANE: (usize, usize) = (16, 128);
 pub struct Permit {
     dispatcher: Arc<Dispatcher>,
     lane: Lane,
+    config: Option<ConfigId>,
+    probe: bool,
+}
+
+impl Permit {
+    /// Is the call to tell whether the config works again?
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn dispatcher(&self) -> &Arc<Dispatcher> {
+        &self.dispatcher
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.dispatcher.state.lock();
-        state.lanes.end(self.lane);
+        state.lanes.end(self.lane, self.config);
         state.ended += 1;
         let waits = state.lanes.any_waits();
         let room = state.more_waits && state.lanes.held() < self.dispatcher.limits.held / 2;
@@ -114,19 +149,20 @@ impl Drop for Permit {
 pub struct Promise {
     dispatcher: Arc<Dispatcher>,
     lane: Lane,
+    config: Option<ConfigId>,
 }
 
 impl Promise {
     /// Puts the job there.
-    pub fn fill(self, job: Job) {
+    pub fn fill(self, held: Held) {
         // The promise's place becomes the job's: dropping `self` lowers the count that `hold` raises.
-        self.dispatcher.hold(job);
+        self.dispatcher.hold(held);
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.dispatcher.state.lock().lanes.unpromise(self.lane);
+        self.dispatcher.state.lock().lanes.unpromise(self.lane, self.config);
     }
 }
 
@@ -139,18 +175,19 @@ impl Dispatcher {
 
     /// A place for a message that is being accepted.
     #[must_use]
-    pub fn reserve(self: &Arc<Self>, lane: Lane) -> Place {
+    pub fn reserve(self: &Arc<Self>, lane: Lane, route: &Route, now: Timestamp) -> Place {
         let mut state = self.state.lock();
         if state.stopping {
             return Place::None;
         }
-        match state.lanes.reserve(lane, &self.limits) {
-            Room::Call => {
+        let config = route.config();
+        match state.lanes.reserve(lane, route, &self.limits, now) {
+            Room::Call { probe } => {
                 drop(state);
                 self.metrics.in_flight.inc();
-                Place::Call(Permit { dispatcher: self.clone(), lane })
+                Place::Call(Permit { dispatcher: self.clone(), lane, config, probe })
             }
-            Room::Held => Place::Held(Promise { dispatcher: self.clone(), lane }),
+            Room::Held => Place::Held(Promise { dispatcher: self.clone(), lane, config }),
             Room::None => {
                 state.more_waits = true;
                 Place::None
@@ -159,22 +196,34 @@ impl Dispatcher {
     }
 
     /// Takes in a leased job that has not been started.
-    pub fn hold(&self, job: Job) {
-        self.state.lock().lanes.push(job);
+    pub fn hold(&self, held: Held) {
+        self.state.lock().lanes.push(held);
         self.bell.notify_one();
     }
 
-    /// The next jobs that can be called, each with its permit. Empty when none can.
+    /// Takes a stray job back that no other config takes: it waits for its own.
+    pub fn hold_again(&self, held: Held) {
+        self.state.lock().lanes.push_again(held);
+    }
+
+    /// The gate before a config has changed: what waits before any that turns away is looked at anew.
+    pub fn turned(&self) {
+        self.state.lock().lanes.look_around();
+        self.bell.notify_one();
+    }
+
+    /// The next jobs that can be called, and those that should look for another config.
     #[must_use]
-    pub fn take(self: &Arc<Self>, most: usize) -> Vec<(Job, Permit)> {
-        let mut taken = Vec::new();
+    pub fn take(self: &Arc<Self>, most: usize, now: Timestamp) -> Taken {
+        let mut taken = Taken::default();
         let mut state = self.state.lock();
-        while taken.len() < most
-            && let Some(job) = state.lanes.pop(&self.limits)
+        taken.stray = state.lanes.strays();
+        while taken.ready.len() < most
+            && let Some((held, probe)) = state.lanes.pop(&self.limits, now, &mut taken.opens_at)
         {
-            let permit = Permit { dispatcher: self.clone(), lane: job.lane };
+            let permit = Permit { dispatcher: self.clone(), lane: held.job.lane, config: held.route.config(), probe };
             self.metrics.in_flight.inc();
-            taken.push((job, permit));
+            taken.ready.push((held, permit));
         }
         self.metrics.held.set(i64::try_from(state.lanes.held()).unwrap_or(i64::MAX));
         taken
@@ -241,13 +290,19 @@ impl Dispatcher {
     pub fn held(&self) -> usize {
         self.state.lock().lanes.held()
     }
+
+    /// Of these, jobs that wait until their config lets them through.
+    #[must_use]
+    pub fn gated(&self, now: Timestamp) -> usize {
+        self.state.lock().lanes.gated(now)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use raven_core::{Channel, Environment, TenantId, Timestamp};
-    use raven_store::{Action, Urgency};
+    use raven_store::{Action, Outlet, Urgency};
     use uuid::Uuid;
 
     fn lane(n: u128) -> Lane {
@@ -256,12 +311,22 @@ mod tests {
             environment: Environment::Live,
             channel: Channel::Sms,
             urgency: Urgency::Transactional,
+            outlet: Outlet::NONE,
         }
     }
 
     fn job(lane: Lane, seq: i64) -> Job {
         let never = Timestamp::from_millis(i64::MAX);
-        Job { seq: Seq(seq), lane, action: Action::Send, attempt: 0, expires_at: never, recipient: String::new(), content: String::new() }
+        Job {
+            seq: Seq(seq),
+            lane,
+            action: Action::Send,
+            attempt: 0,
+            expires_at: never,
+            recipient: String::new(),
+            content: String::new(),
+            tried: None,
+        }
     }
 
     fn limits() -> Limits {
@@ -277,23 +342,39 @@ mod tests {
         Dispatcher::new(Limits { calls: 1, lane_held: 1000, tenant_held: 1000, held: 1000, ..limits() }, Arc::default())
     }
 
+    fn now() -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000)
+    }
+
+    fn hold(d: &Dispatcher, job: Job) {
+        d.hold(Held { job, route: Route::Sandbox });
+    }
+
+    fn reserve(d: &Arc<Dispatcher>, lane: Lane) -> Place {
+        d.reserve(lane, &Route::Sandbox, now())
+    }
+
+    fn take(d: &Arc<Dispatcher>, most: usize) -> Vec<(Job, Permit)> {
+        d.take(most, now()).ready.into_iter().map(|(held, permit)| (held.job, permit)).collect()
+    }
+
     fn seqs(taken: &[(Job, Permit)]) -> Vec<i64> {
         taken.iter().map(|(job, _)| job.seq.0).collect()
     }
 
     /// Makes one call after the other.
     fn order(d: &Arc<Dispatcher>) -> Vec<i64> {
-        std::iter::from_fn(|| d.take(1).pop().map(|(job, _)| job.seq.0)).collect()
+        std::iter::from_fn(|| take(d, 1).pop().map(|(job, _)| job.seq.0)).collect()
     }
 
     #[test]
     fn a_full_config_leaves_the_others_their_permits() {
         let d = dispatcher();
-        let permits: Vec<Permit> = (0..2).map(|_| if let Place::Call(p) = d.reserve(lane(1)) { p } else { panic!("a permit") }).collect();
+        let permits: Vec<Permit> = (0..2).map(|_| if let Place::Call(p) = reserve(&d, lane(1)) { p } else { panic!("a permit") }).collect();
         let promises: Vec<Promise> =
-            (0..3).map(|_| if let Place::Held(p) = d.reserve(lane(1)) { p } else { panic!("a promise") }).collect();
-        assert!(matches!(d.reserve(lane(1)), Place::None));
-        let Place::Call(other) = d.reserve(lane(2)) else { panic!("a permit for the other tenant") };
+            (0..3).map(|_| if let Place::Held(p) = reserve(&d, lane(1)) { p } else { panic!("a promise") }).collect();
+        assert!(matches!(reserve(&d, lane(1)), Place::None));
+        let Place::Call(other) = reserve(&d, lane(2)) else { panic!("a permit for the other tenant") };
         assert_eq!((d.calls(), d.held()), (3, 3));
         drop((permits, promises, other));
         assert_eq!((d.calls(), d.held()), (0, 0));
@@ -306,22 +387,22 @@ mod tests {
         let on = |channel| Lane { channel, ..lane(1) };
         let mut permits = Vec::new();
         for channel in [Channel::Sms, Channel::Sms, Channel::Email] {
-            let Place::Call(permit) = d.reserve(on(channel)) else { panic!("a permit") };
+            let Place::Call(permit) = reserve(&d, on(channel)) else { panic!("a permit") };
             permits.push(permit);
         }
-        assert!(matches!(d.reserve(on(Channel::Push)), Place::Held(_)), "three calls are the tenant's share");
-        assert!(matches!(d.reserve(lane(2)), Place::Call(_)));
+        assert!(matches!(reserve(&d, on(Channel::Push)), Place::Held(_)), "three calls are the tenant's share");
+        assert!(matches!(reserve(&d, lane(2)), Place::Call(_)));
     }
 
     #[test]
     fn tenants_take_turns_however_many_lanes_they_have() {
         let d = narrow();
         for n in 0..4 {
-            d.hold(job(lane(1), 10 + n));
-            d.hold(job(Lane { channel: Channel::Email, ..lane(1) }, 20 + n));
+            hold(&d, job(lane(1), 10 + n));
+            hold(&d, job(Lane { channel: Channel::Email, ..lane(1) }, 20 + n));
         }
         for n in 0..4 {
-            d.hold(job(lane(2), 30 + n));
+            hold(&d, job(lane(2), 30 + n));
         }
         assert_eq!(order(&d), [10, 30, 20, 31, 11, 32, 21, 33, 12, 22, 13, 23]);
     }
@@ -330,10 +411,10 @@ mod tests {
     fn large_mails_use_up_a_tenants_turns() {
         let d = narrow();
         let large = Job { content: "x".repeat(3 * 16 * 1024), ..job(lane(1), 10) };
-        d.hold(large);
-        d.hold(job(lane(1), 11));
+        hold(&d, large);
+        hold(&d, job(lane(1), 11));
         for n in 0..6 {
-            d.hold(job(lane(2), 20 + n));
+            hold(&d, job(lane(2), 20 + n));
         }
         assert_eq!(order(&d), [20, 21, 22, 10, 23, 11, 24, 25]);
     }
@@ -342,10 +423,10 @@ mod tests {
     fn transactional_work_goes_first_and_no_other_waits_for_ever() {
         let d = narrow();
         for n in 0..48 {
-            d.hold(job(lane(1), n));
-            d.hold(job(Lane { urgency: Urgency::Bulk, ..lane(2) }, 100 + n));
-            d.hold(job(Lane { urgency: Urgency::TransactionalRetry, ..lane(2) }, 200 + n));
-            d.hold(job(Lane { urgency: Urgency::BulkRetry, ..lane(1) }, 300 + n));
+            hold(&d, job(lane(1), n));
+            hold(&d, job(Lane { urgency: Urgency::Bulk, ..lane(2) }, 100 + n));
+            hold(&d, job(Lane { urgency: Urgency::TransactionalRetry, ..lane(2) }, 200 + n));
+            hold(&d, job(Lane { urgency: Urgency::BulkRetry, ..lane(1) }, 300 + n));
         }
         let all = order(&d);
         let of = |range: std::ops::Range<i64>| all[..32].iter().filter(|seq| range.contains(seq)).count();
@@ -358,24 +439,24 @@ mod tests {
         let d = Dispatcher::new(Limits { config_calls: 4, tenant_calls: 8, calls: 8, ..limits() }, Arc::default());
         let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
         let mut permits = Vec::new();
-        while let Place::Call(permit) = d.reserve(bulk) {
+        while let Place::Call(permit) = reserve(&d, bulk) {
             permits.push(permit);
         }
         assert_eq!(permits.len(), 3, "three quarters of the config's calls");
-        assert!(matches!(d.reserve(lane(1)), Place::Call(_)));
-        d.hold(job(Lane { urgency: Urgency::TransactionalRetry, ..lane(1) }, 1));
-        assert!(d.take(1).is_empty(), "what is tried again keeps to the same share");
+        assert!(matches!(reserve(&d, lane(1)), Place::Call(_)));
+        hold(&d, job(Lane { urgency: Urgency::TransactionalRetry, ..lane(1) }, 1));
+        assert!(take(&d, 1).is_empty(), "what is tried again keeps to the same share");
         permits.clear();
-        assert_eq!(seqs(&d.take(1)), [1]);
+        assert_eq!(seqs(&take(&d, 1)), [1]);
     }
 
     #[test]
     fn a_message_does_not_overtake_those_held_before_it() {
         let d = dispatcher();
-        d.hold(job(lane(1), 10));
-        assert!(matches!(d.reserve(lane(1)), Place::Held(_)));
+        hold(&d, job(lane(1), 10));
+        assert!(matches!(reserve(&d, lane(1)), Place::Held(_)));
         let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
-        assert!(matches!(d.reserve(bulk), Place::Call(_)), "but those of its own priority");
+        assert!(matches!(reserve(&d, bulk), Place::Call(_)), "but those of its own priority");
     }
 
     #[test]
@@ -386,7 +467,7 @@ mod tests {
         for n in 1..=3 {
             for channel in [Channel::Sms, Channel::Email, Channel::Push] {
                 loop {
-                    match d.reserve(Lane { channel, ..lane(n) }) {
+                    match reserve(&d, Lane { channel, ..lane(n) }) {
                         Place::Call(permit) => kept.push(permit),
                         Place::Held(promise) => held.push(promise),
                         Place::None => break,
@@ -397,7 +478,7 @@ mod tests {
         assert!(d.held() > 7, "{}", d.held());
         assert!(d.held() <= 14, "and that is bounded: {}", d.held());
         held.truncate(7);
-        assert!(matches!(d.reserve(lane(9)), Place::Held(_)));
+        assert!(matches!(reserve(&d, lane(9)), Place::Held(_)));
     }
 
     #[test]
@@ -405,7 +486,7 @@ mod tests {
         let d = dispatcher();
         for ended in [20, 0, 1000] {
             for _ in 0..ended {
-                let Place::Call(permit) = d.reserve(lane(1)) else { panic!("a permit") };
+                let Place::Call(permit) = reserve(&d, lane(1)) else { panic!("a permit") };
                 drop(permit);
             }
             assert_eq!(d.appetite().of_lane, ended.clamp(16, 128));
@@ -415,13 +496,13 @@ mod tests {
     #[test]
     fn full_lanes_are_passed_over_by_claims() {
         let d = dispatcher();
-        d.hold(job(lane(1), 10));
+        hold(&d, job(lane(1), 10));
         assert_eq!(d.appetite(), Appetite { jobs: 6, of_lane: 16, skip: vec![] });
-        d.hold(job(lane(1), 11));
+        hold(&d, job(lane(1), 11));
         assert_eq!(d.appetite(), Appetite { jobs: 5, of_lane: 16, skip: vec![lane(1)] });
         assert_eq!(d.stop().len(), 2);
         assert_eq!(d.appetite().jobs, 0);
-        assert!(matches!(d.reserve(lane(2)), Place::None));
+        assert!(matches!(reserve(&d, lane(2)), Place::None));
         assert_eq!(d.held(), 0);
     }
 }

@@ -1,11 +1,14 @@
 //! The engine put together: what runs, in which order it starts, and how it stops.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64},
+    },
     time::Duration,
 };
 
-use raven_core::{Clock, problem::chain};
+use raven_core::{Channel, Clock, TenantId, problem::chain};
 use raven_providers::Find;
 use raven_store::{ConfigRecord, Store, TenantRecord};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
@@ -20,6 +23,7 @@ use crate::{
     directory::Directory,
     dispatch::{Dispatcher, Limits},
     guard::Guard,
+    healing::Healing,
     housekeeping::Housekeeping,
     ingest::{Ingest, Parts},
     keyring::Keyring,
@@ -28,6 +32,7 @@ use crate::{
     membership::Membership,
     metrics::Metrics,
     oidc::{self, Issuer, IssuerOptions},
+    parking,
     plans::Plans,
     settle::{Actions, Settler},
     shared_clock::{Reference, SharedClock},
@@ -165,6 +170,8 @@ pub struct Load {
     pub calls: usize,
     /// Jobs held in memory.
     pub held: usize,
+    /// Of these, jobs that wait until their config lets them through.
+    pub gated: usize,
     /// Outcomes on their way to the store.
     pub unsettled: usize,
     /// Calls, and what is done about them beyond their outcomes.
@@ -240,6 +247,7 @@ impl Engine {
                 attempts,
                 wake,
                 lost_claim: AtomicBool::new(false),
+                opens_at: AtomicI64::new(i64::MAX),
             }));
         }
         let dispatch = worker.as_ref().map(|w| (w.dispatcher.clone(), w.attempts.clone()));
@@ -268,8 +276,16 @@ impl Engine {
             options: options.callbacks,
             stored: tokio::sync::Mutex::new(to_apply),
         });
-        let housekeeping =
-            Housekeeping { store: store.clone(), clock: clock.clone(), membership: membership.clone(), dispatch, metrics: metrics.clone() };
+        let housekeeping = Housekeeping {
+            store: store.clone(),
+            clock: clock.clone(),
+            membership: membership.clone(),
+            dispatch,
+            metrics: metrics.clone(),
+            directory: directory.clone(),
+            calls: calls.clone(),
+            healing: Healing::default(),
+        };
         housekeeping.take_over(registration.predecessors).await?;
         Ok(Arc::new(Self {
             keyring: Keyring::new(store.clone(), clock.clone(), entropy.clone(), &keys.key_mac, plans.clone())?,
@@ -318,6 +334,9 @@ impl Engine {
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), raven_store::nodes::HEARTBEAT, Chore::Beat))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(60), Chore::Tidy))));
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
+        if self.worker.is_some() {
+            running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Heal))));
+        }
         let engine = self.clone();
         running.loops.push(tokio::spawn(until(self.stopping.clone(), async {
             // After a standstill much is late, which the first minutes put right.
@@ -355,6 +374,7 @@ impl Engine {
         self.worker.as_ref().map_or(Load::default(), |w| Load {
             calls: w.dispatcher.calls(),
             held: w.dispatcher.held(),
+            gated: w.dispatcher.gated(self.clock.now()),
             unsettled: w.attempts.outcomes.pending(),
             tasks: w.attempts.tasks.len(),
         })
@@ -365,6 +385,16 @@ impl Engine {
     pub fn callback_url(&self, base: &str, tenant: &TenantRecord, config: ConfigRecord) -> Option<String> {
         let connection = self.directory.bound(tenant, config)?;
         self.callback_urls.url(base, &connection)
+    }
+
+    /// A tenant's configs of a channel have changed: what is known of them is forgotten, and what waits for them goes on.
+    pub async fn configs_changed(&self, tenant: TenantId, channel: Channel) {
+        self.directory.forget(tenant).await;
+        if parking::unpark(&*self.store, tenant, channel).await > 0
+            && let Some(worker) = &self.worker
+        {
+            worker.wake.notify_one();
+        }
     }
 
     /// Is this process on its way out?
@@ -432,6 +462,7 @@ enum Chore {
     Beat,
     Measure,
     Tidy,
+    Heal,
     Check,
     WriteLastUsed,
     IssuerKeys,
@@ -446,6 +477,7 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
             Chore::Beat => engine.housekeeping.beat().await,
             Chore::Measure => engine.housekeeping.measure().await,
             Chore::Tidy => engine.housekeeping.tidy().await,
+            Chore::Heal => engine.housekeeping.heal().await,
             Chore::Check => engine.housekeeping.check().await,
             Chore::IssuerKeys => {
                 if let Some(issuer) = engine.tokens.oidc() {

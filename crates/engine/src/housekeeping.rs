@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use raven_core::{Channel, Clock, Timestamp, tenant::RESTORABLE};
-use raven_store::{Lease, Store, Survey, invariants::Margins, nodes::DEAD_AFTER, queue::SURVEY_ROWS};
+use raven_store::{Lease, Node, Store, Survey, invariants::Margins, nodes::DEAD_AFTER, queue::SURVEY_ROWS};
 
 use crate::{
     attempt::{Attempts, UNKNOWN_FOR},
+    calls::Calls,
+    directory::Directory,
     dispatch::Dispatcher,
+    healing::Healing,
     invariants::{Checker, Extent, WATCHED},
     membership::Membership,
     metrics::{ChannelLabels, Metrics, ViolationLabels},
@@ -34,6 +37,9 @@ pub struct Housekeeping {
     pub(crate) membership: Arc<Membership>,
     pub(crate) dispatch: Option<(Arc<Dispatcher>, Arc<Attempts>)>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) healing: Healing,
 }
 
 impl Housekeeping {
@@ -53,6 +59,10 @@ impl Housekeeping {
             self.take_over(registration.predecessors).await?;
         }
         self.metrics.node_alive.set(1);
+        if self.dispatch.is_some() && self.store.is_shared() {
+            let alive = |node: &Node| node.beat_at >= beat.at.before(DEAD_AFTER);
+            self.directory.set_nodes(self.store.list_nodes().await?.iter().filter(|node| alive(node)).count());
+        }
         if let Some((_, attempts)) = &self.dispatch
             && attempts.release_orphans().await?
         {
@@ -139,6 +149,15 @@ impl Housekeeping {
         Ok(())
     }
 
+    /// Every fifteen seconds: asks providers about the credentials of paused configs, each now and then, and lets those go on that
+    /// work again.
+    ///
+    /// # Errors
+    /// When the store can't.
+    pub async fn heal(&self) -> raven_store::Result<()> {
+        self.healing.step(self).await
+    }
+
     /// Every minute: forgets expired idempotency records, orphaned content and counters of days gone by, deletes tenants
     /// that were archived long ago, and prepares the coming weeks.
     ///
@@ -147,6 +166,9 @@ impl Housekeeping {
     pub async fn tidy(&self) -> raven_store::Result<()> {
         let now: Timestamp = self.clock.now();
         self.store.extend(now).await?;
+        if self.dispatch.is_some() {
+            self.healing.wake_forgotten(self).await?;
+        }
         while self.store.purge_idempotency(now, CHUNK).await? == CHUNK {}
         while self.store.sweep_contents(now.before(ORPHAN_AGE), CHUNK).await? == CHUNK {}
         while self.store.purge_counters(now.day().plus(-COUNTERS_KEPT), CHUNK).await? >= CHUNK {}

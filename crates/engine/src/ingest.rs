@@ -11,7 +11,7 @@ use raven_core::{
     sms::Encoding,
 };
 use raven_store::{
-    NewMessage, Store,
+    NewMessage, Outlet, Store,
     messages::{LARGE_CONTENT, MessageClaim},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -20,11 +20,12 @@ use crate::{
     attempt::Attempts,
     audit::Entry,
     coalescer::{Coalescer, Waiting},
-    directory::Route,
+    directory::{Route, TenantView},
     dispatch::Dispatcher,
     inlet::Inlet,
     membership::Membership,
     metrics::Metrics,
+    routing::{Needs, Query},
 };
 
 /// Messages that wait for one writer at most, a quarter of them of one tenant: beyond it, 503.
@@ -56,8 +57,10 @@ pub struct Submission {
     pub encoding: Option<Encoding>,
     /// The caller's claim on an idempotency key.
     pub idempotency: Option<MessageClaim>,
-    /// Where it goes if it is called at once.
-    pub route: Route,
+    /// Its tenant.
+    pub view: Arc<TenantView>,
+    /// What it asks of a config.
+    pub needs: Needs,
     /// Messages that the tenant may have accepted today, with this one; `None`: it does not count.
     pub quota: Option<i64>,
     /// The entry for the audit log, where somebody acts in a session; the message's id is filled in.
@@ -150,9 +153,11 @@ impl Ingest {
     pub async fn accept(&self, submission: Submission) -> Answer {
         let now = self.clock.now();
         let seq = self.membership.ids.next(now);
-        let route = submission.route.clone();
+        let query = Query { channel: submission.channel, recipient: &submission.recipient, needs: &submission.needs, seq, tried: None };
+        let route = submission.view.route(submission.environment, &query, now);
         let tenant = submission.tenant;
         let mut message = new_message(submission, seq, now, &self.ids);
+        message.outlet = Outlet::of(route.as_ref().and_then(Route::config));
         if message.content.len() > LARGE_CONTENT {
             self.store.put_content(tenant, seq, &message.content).await.map_err(|e| IngestError::of(&e))?;
             message.content = outline(&message.content);
@@ -204,6 +209,7 @@ fn new_message(s: Submission, seq: Seq, now: Timestamp, ids: &IdCipher) -> NewMe
         due_at: now,
         expires_at: now.after(RetryPolicy::of(s.channel).max_age),
         lease: None,
+        outlet: Outlet::NONE,
         started: None,
         quota: s.quota,
         audit: s.audit.map(|mut entry| {

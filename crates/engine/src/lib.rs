@@ -1,6 +1,7 @@
 //! What moves in Raven.
 //!
-//! What lives here: acceptance ([`ingest`]), dispatch and its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
+//! What lives here: acceptance ([`ingest`]), which config a message goes through ([`routing`], [`gate`], [`parking`]), dispatch and
+//! its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
 //! of credentials ([`keyring`], [`token`], [`oidc`]), how much callers may do ([`plans`], [`limiter`]), what is known of
 //! tenants ([`directory`]), callbacks of providers ([`callbacks`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
 //! node's life ([`membership`], [`housekeeping`]) and the time that all nodes go by ([`shared_clock`]).
@@ -9,6 +10,7 @@
 
 pub mod attempt;
 pub mod audit;
+mod breaker;
 pub mod callbacks;
 pub mod calls;
 pub mod clock;
@@ -16,7 +18,9 @@ mod coalescer;
 pub mod directory;
 pub mod dispatch;
 pub mod engine;
+pub mod gate;
 pub mod guard;
+pub mod healing;
 pub mod housekeeping;
 pub mod ingest;
 mod inlet;
@@ -28,7 +32,9 @@ pub mod mailer;
 pub mod membership;
 pub mod metrics;
 pub mod oidc;
+pub mod parking;
 pub mod plans;
+pub mod routing;
 pub mod settle;
 pub mod shared_clock;
 pub mod token;

@@ -81,6 +81,14 @@ pub struct Metrics {
     pub waiting: Gauge,
     /// Calls by provider, in seconds.
     pub calls: Family<ProviderLabels, Histogram>,
+    /// How often the breaker of a config opened (a probe that failed counts), by provider.
+    pub breaker_opened: Family<ProviderLabels, Counter>,
+    /// How often one closed.
+    pub breaker_closed: Family<ProviderLabels, Counter>,
+    /// How often a config was paused because its credentials were refused.
+    pub paused: Family<ProviderLabels, Counter>,
+    /// How often one was found to work again, by asking the provider or because a message went through.
+    pub resumed: Family<ProviderLabels, Counter>,
     /// Attempts by provider and outcome.
     pub attempts: Family<AttemptLabels, Counter>,
     /// Callbacks by provider and what became of them.
@@ -113,6 +121,10 @@ impl Default for Metrics {
             commit: Histogram::new(latencies()),
             waiting: Gauge::default(),
             calls: Family::new_with_constructor(|| Histogram::new(latencies())),
+            breaker_opened: Family::default(),
+            breaker_closed: Family::default(),
+            paused: Family::default(),
+            resumed: Family::default(),
             attempts: Family::default(),
             callbacks: Family::default(),
             in_flight: Gauge::default(),
@@ -133,6 +145,10 @@ impl Default for Metrics {
         registry.register("accept_commit_seconds", "Transactions of acceptance", metrics.commit.clone());
         registry.register("accept_waiting", "Messages that waited when a writer last asked for them", metrics.waiting.clone());
         registry.register("attempt_seconds", "Provider calls", metrics.calls.clone());
+        registry.register("breakers_opened", "Breakers of provider configs that opened", metrics.breaker_opened.clone());
+        registry.register("breakers_closed", "Breakers of provider configs that closed", metrics.breaker_closed.clone());
+        registry.register("configs_paused", "Provider configs paused because their credentials were refused", metrics.paused.clone());
+        registry.register("configs_resumed", "Paused provider configs that were found to work again", metrics.resumed.clone());
         registry.register("attempts", "Attempts by provider and outcome", metrics.attempts.clone());
         registry.register("attempts_in_flight", "Provider calls under way", metrics.in_flight.clone());
         registry.register("jobs_held", "Jobs held in memory, waiting for a permit", metrics.held.clone());

@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     App, layers,
     resources::{
-        audit_log, callbacks, health, inbound_messages, invitations, keys, me, members, messages, providers, sandbox, suppressions, tenant,
-        tenants, usage,
+        audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, providers, sandbox,
+        suppressions, tenant, tenants, usage,
     },
 };
 
@@ -19,9 +19,11 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(messages::send, messages::list))
         .routes(routes!(messages::find))
+        .routes(routes!(explain::explain))
         .routes(routes!(sandbox::list))
         .routes(routes!(messages::send_as_human, messages::list_as_human))
         .routes(routes!(messages::find_as_human))
+        .routes(routes!(explain::explain_as_human))
         .routes(routes!(me::me))
         .routes(routes!(tenants::create, tenants::list))
         .routes(routes!(tenant::find, tenant::update))

@@ -42,8 +42,10 @@ pub use limits::{Limits, TakeTokens, Taken};
 pub use members::{Answered, InvitationRecord, MemberChange, Members, NewInvitation, Reply, TenantMember};
 pub use messages::{Accepted, EventRecord, MessageFilter, MessageQuery, MessageRecord, Messages, NewMessage, Refusal};
 pub use nodes::{Lease, Node, Nodes, Registration};
-pub use providers::{ConfigRecord, Configs, NewConfig};
-pub use queue::{Action, Claimed, Job, Lane, Next, Queue, Reaped, Settlement, Start, Started, Suppresses, Survey, Urgency};
+pub use providers::{ConfigRecord, Configs, NewConfig, Routing};
+pub use queue::{
+    Action, Claimed, Job, JobRecord, Lane, Next, Outlet, Queue, Reaped, Settlement, Start, Started, Suppresses, Survey, Tried, Urgency,
+};
 pub use secrets::Secrets;
 pub use suppressions::{NewSuppression, SuppressionFilter, SuppressionPage, SuppressionQuery, SuppressionRecord, Suppressions};
 pub use tenants::{MemberRecord, NewTenant, StateChange, StateChanged, TenantChange, TenantRecord, Tenants, UserProfile};

@@ -45,6 +45,8 @@ pub struct NewMessage {
     pub expires_at: Timestamp,
     /// The accepting node, if it dispatches the message itself.
     pub lease: Option<Lease>,
+    /// Through which config it is expected to go, if it waits.
+    pub outlet: crate::Outlet,
     /// Set when the call permit is already held: attempt 1 counts as started with this acceptance, through this config
     /// (`None`: the sandbox). Requires `lease`.
     pub started: Option<Option<ConfigId>>,

@@ -37,6 +37,31 @@ pub struct ConfigRecord {
     pub secret: Vec<u8>,
     /// When it was created.
     pub created_at: Timestamp,
+    /// What goes through it.
+    pub routing: Routing,
+}
+
+/// What goes through a config, and how fast.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Lower ones come first.
+    pub priority: i16,
+    /// Its share among those of equal priority.
+    pub weight: i16,
+    /// Which recipients it takes: JSON; `None`: all.
+    pub rules: Option<String>,
+    /// Calls a second.
+    pub rate_per_second: Option<i32>,
+    /// Calls at once after a rest.
+    pub burst: Option<i32>,
+    /// Calls at a time.
+    pub concurrency: Option<i32>,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { priority: 100, weight: 100, rules: None, rate_per_second: None, burst: None, concurrency: None }
+    }
 }
 
 /// A provider config to create.
@@ -65,6 +90,9 @@ pub trait Configs: Send + Sync {
     /// Puts `new` in the place of `old`, if the config is still as `old` says; `false` when it is not, or is gone. Its id, tenant,
     /// provider, channel and time of creation stay as they are.
     async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool>;
+
+    /// Configs whose status is [`FAILED`], of all tenants that are active: from after one on.
+    async fn list_failed_configs(&self, after: Option<ConfigId>, limit: usize) -> Result<Vec<(TenantId, ConfigId)>>;
 
     /// Deletes a config and its secrets; `false` when there is none.
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool>;

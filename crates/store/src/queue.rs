@@ -118,6 +118,106 @@ pub struct Lane {
     pub channel: Channel,
     /// What goes first.
     pub urgency: Urgency,
+    /// Through which config it is expected to go.
+    pub outlet: Outlet,
+}
+
+/// A number that stands for a config in the order of waiting work, so that what waits for one config stands before nothing
+/// that waits for another one. Two configs may share one: then so do their lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Outlet(pub i16);
+
+impl Outlet {
+    /// Not known, or the sandbox.
+    pub const NONE: Self = Self(0);
+
+    /// That of a config.
+    #[must_use]
+    pub fn of(config: Option<ConfigId>) -> Self {
+        // The end of an id is random, however it was made.
+        config.map_or(Self::NONE, |id| {
+            let [.., a, b] = *id.0.as_bytes();
+            Self(i16::from_be_bytes([a & 0x7f, b]).max(1))
+        })
+    }
+}
+
+/// Which configs were tried for a message in the present round, and how often each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tried(Vec<Trial>);
+
+/// What became of a message's attempts through one config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trial {
+    config: ConfigId,
+    attempts: u16,
+    /// It is another config's turn.
+    over: bool,
+}
+
+impl Tried {
+    /// Adds an attempt through a config; how many there were.
+    pub fn add(&mut self, config: ConfigId) -> u16 {
+        if let Some(trial) = self.0.iter_mut().find(|trial| trial.config == config) {
+            trial.attempts = trial.attempts.saturating_add(1);
+            return trial.attempts;
+        }
+        self.0.push(Trial { config, attempts: 1, over: false });
+        1
+    }
+
+    /// It had its turn: others come first in this round.
+    pub fn end(&mut self, config: ConfigId) {
+        match self.0.iter_mut().find(|trial| trial.config == config) {
+            Some(trial) => trial.over = true,
+            None => self.0.push(Trial { config, attempts: 0, over: true }),
+        }
+    }
+
+    /// Has this config had its turn?
+    #[must_use]
+    pub fn is_over(&self, config: ConfigId) -> bool {
+        self.0.iter().any(|trial| trial.config == config && trial.over)
+    }
+
+    /// The text in the database: `id*attempts`, with a `!` where it is over.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let of = |t: &Trial| format!("{}*{}{}", t.config, t.attempts, if t.over { "!" } else { "" });
+        self.0.iter().map(of).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Reads the text; what another version may have written there is passed over.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let read = |word: &str| {
+            let (config, attempts) = word.split_once('*')?;
+            let (attempts, over) = attempts.strip_suffix('!').map_or((attempts, false), |attempts| (attempts, true));
+            Some(Trial { config: ConfigId::parse(config)?, attempts: attempts.parse().ok()?, over })
+        };
+        Self(text.split(' ').filter_map(read).collect())
+    }
+}
+
+/// A job as it stands in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRecord {
+    /// What is to be done.
+    pub action: Action,
+    /// Attempts started so far.
+    pub attempt: i16,
+    /// When it is due.
+    pub due_at: Timestamp,
+    /// When the message is given up.
+    pub expires_at: Timestamp,
+    /// Does a node hold it?
+    pub held: bool,
+    /// When the attempt began that is under way.
+    pub started_at: Option<Timestamp>,
+    /// Which configs were tried in this round.
+    pub tried: Option<Tried>,
+    /// Does it wait until a config takes it?
+    pub parked: bool,
 }
 
 /// A job, with all that acting on it takes.
@@ -137,6 +237,8 @@ pub struct Job {
     pub recipient: String,
     /// What it says (JSON), also when it was stored as large content.
     pub content: String,
+    /// Which configs were tried in this round.
+    pub tried: Option<Tried>,
 }
 
 /// An attempt that begins.
@@ -224,6 +326,10 @@ pub struct Settlement {
     pub next: Next,
     /// The recipient is not to be written to any more.
     pub suppresses: Option<Suppresses>,
+    /// Where something follows: which configs were tried in this round, so that another one comes next.
+    pub tried: Option<Tried>,
+    /// Where something follows: through which config it is expected to go.
+    pub outlet: Outlet,
 }
 
 /// What an outcome says of the message's recipient, for other messages of its tenant, environment and channel.
@@ -282,6 +388,20 @@ pub trait Queue: Send + Sync {
     /// again (its attempt number goes back by one): the caller vouches that the provider was not called. Jobs that are
     /// not held under `lease` are left alone.
     async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()>;
+
+    /// Gives jobs back that are held under `lease` and not started, to wait for a change ([`unpark`](Self::unpark)) until these
+    /// times, when they are due. When they were due before is kept, and tells the order in which they come back.
+    async fn park(&self, lease: Lease, jobs: &[(Seq, Timestamp)]) -> Result<()>;
+
+    /// Makes up to `limit` of a tenant's waiting jobs of one channel due when they were, oldest due first; how many. Call until
+    /// it does fewer.
+    async fn unpark(&self, tenant: TenantId, channel: Channel, limit: usize) -> Result<usize>;
+
+    /// Tenants and channels of which jobs wait for a change, in order, after one.
+    async fn list_parked(&self, after: Option<(TenantId, Channel)>, limit: usize) -> Result<Vec<(TenantId, Channel)>>;
+
+    /// The job of a tenant's message, if something is still to be done for it.
+    async fn find_job(&self, tenant: TenantId, seq: Seq) -> Result<Option<JobRecord>>;
 
     /// Gives back what is held under `lease` and not started, but for these; how many. For a node that can't tell what a claim
     /// got whose answer was lost. (Giving back too much harms nobody: a job is started by its holder only.)
@@ -369,5 +489,32 @@ impl Survey {
         }
         self.next = other.next;
         self.begun = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn what_was_tried_reads_back_and_what_is_not_known_is_passed_over() {
+        let [one, two] = [1, 2].map(|n| ConfigId(Uuid::from_u128(n)));
+        let mut tried = Tried::default();
+        assert_eq!([tried.add(one), tried.add(one), tried.add(two)], [1, 2, 1]);
+        tried.end(two);
+        assert_eq!(Tried::parse(&tried.text()), tried);
+        assert_eq!((tried.is_over(one), tried.is_over(two)), (false, true));
+        tried.end(one);
+        assert!(tried.is_over(one));
+        assert_eq!(Tried::parse(&format!("{} x *3 {one}*many", Tried::parse("").text())), Tried::default());
+    }
+
+    #[test]
+    fn every_config_has_an_outlet_that_is_not_none() {
+        for n in [0, 1, 0x7fff, 0x8000, 0xffff, u128::MAX] {
+            assert!(Outlet::of(Some(ConfigId(Uuid::from_u128(n)))).0 > 0, "{n:x}");
+        }
+        assert_eq!(Outlet::of(None), Outlet::NONE);
     }
 }

@@ -10,11 +10,11 @@ use raven_core::{
 };
 use raven_store::{
     Accepted, Answered, AuditRecord, Audits, Claim, Claimed, ConfigRecord, Configs, Error, EventRecord, Health, Invariants,
-    InvitationRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord, Messages,
-    Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Node, Nodes, Outcome, Queue, Reaped, Registration,
-    Reply, Result, Rotation, Secrets, Settlement, Start, Started, StateChange, StateChanged, Store, SuppressionFilter, SuppressionPage,
-    SuppressionQuery, SuppressionRecord, Suppressions, Survey, TakeTokens, Taken, TenantChange, TenantMember, TenantRecord, Tenants, Usage,
-    Usages, Violation, Wakes,
+    InvitationRecord, JobRecord, KeyChange, KeyRecord, Keys, Lane, Lease, MemberChange, MemberRecord, Members, MessageQuery, MessageRecord,
+    Messages, Migrations, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Node, Nodes, Outcome, Queue, Reaped,
+    Registration, Reply, Result, Rotation, Secrets, Settlement, Start, Started, StateChange, StateChanged, Store, SuppressionFilter,
+    SuppressionPage, SuppressionQuery, SuppressionRecord, Suppressions, Survey, TakeTokens, Taken, TenantChange, TenantMember,
+    TenantRecord, Tenants, Usage, Usages, Violation, Wakes,
     invariants::{Checked, Margins, Range, RecordKey},
     messages::{Intake, MessageClaim, MessagePage},
 };
@@ -34,6 +34,8 @@ pub enum Verb {
     Claim,
     /// `release`
     Release,
+    /// `park`
+    Park,
     /// `beat`
     Beat,
     /// `find_key_by_prefix`
@@ -401,6 +403,10 @@ impl Configs for FaultyStore {
         self.inner.replace_config(old, new, audit).await
     }
 
+    async fn list_failed_configs(&self, after: Option<ConfigId>, limit: usize) -> Result<Vec<(TenantId, ConfigId)>> {
+        self.inner.list_failed_configs(after, limit).await
+    }
+
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {
         self.inner.delete_config(tenant, id, audit).await
     }
@@ -507,6 +513,22 @@ impl Queue for FaultyStore {
 
     async fn release(&self, lease: Lease, seqs: &[Seq]) -> Result<()> {
         self.faults.around(Verb::Release, self.inner.release(lease, seqs)).await
+    }
+
+    async fn park(&self, lease: Lease, jobs: &[(Seq, Timestamp)]) -> Result<()> {
+        self.faults.around(Verb::Park, self.inner.park(lease, jobs)).await
+    }
+
+    async fn unpark(&self, tenant: TenantId, channel: Channel, limit: usize) -> Result<usize> {
+        self.inner.unpark(tenant, channel, limit).await
+    }
+
+    async fn list_parked(&self, after: Option<(TenantId, Channel)>, limit: usize) -> Result<Vec<(TenantId, Channel)>> {
+        self.inner.list_parked(after, limit).await
+    }
+
+    async fn find_job(&self, tenant: TenantId, seq: Seq) -> Result<Option<JobRecord>> {
+        self.inner.find_job(tenant, seq).await
     }
 
     async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {

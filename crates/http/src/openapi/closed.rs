@@ -20,7 +20,7 @@ use utoipa::{
     },
 };
 
-use crate::{codes, resources::audit_log, resources::providers};
+use crate::{codes, resources::audit_log, resources::explain, resources::providers};
 
 /// A closed list.
 pub trait Closed {
@@ -86,6 +86,10 @@ pub type ProviderId = OneOf<Providers>;
 pub type SettingKindName = OneOf<Kind>;
 /// The name of a provider config's status.
 pub type ConfigStatusName = OneOf<ConfigStatus>;
+/// Why a message goes through a config, or does not.
+pub type RoutingReasonName = OneOf<RoutingReasons>;
+/// Why a message waits.
+pub type WaitingReasonName = OneOf<WaitingReasons>;
 /// The name of a kind of actor.
 pub type ActorKindName = OneOf<ActorKind>;
 /// The name of an error.
@@ -100,6 +104,12 @@ pub enum Providers {}
 /// What a provider config's status can be.
 #[derive(Debug)]
 pub enum ConfigStatus {}
+/// Why a message goes through a config, or does not.
+#[derive(Debug)]
+pub enum RoutingReasons {}
+/// Why a message waits.
+#[derive(Debug)]
+pub enum WaitingReasons {}
 /// Kinds of actors.
 #[derive(Debug)]
 pub enum ActorKind {}
@@ -267,6 +277,24 @@ impl Closed for ConfigStatus {
 
     fn names() -> Vec<&'static str> {
         providers::STATUSES.to_vec()
+    }
+}
+
+impl Closed for RoutingReasons {
+    const NAME: &'static str = "RoutingReasonCode";
+    const TEXT: &'static str = "Why a message goes through a provider config, or does not.";
+
+    fn names() -> Vec<&'static str> {
+        explain::REASONS.to_vec()
+    }
+}
+
+impl Closed for WaitingReasons {
+    const NAME: &'static str = "WaitingReason";
+    const TEXT: &'static str = "Why a message waits.";
+
+    fn names() -> Vec<&'static str> {
+        explain::WAITS.to_vec()
     }
 }
 

@@ -1,10 +1,13 @@
 //! A dry run: what would become of a message, with nothing stored, counted or sent.
 
 use axum::response::{IntoResponse, Response};
-use raven_core::{Channel, ConfigId, Environment, Status, SuppressionReason, TenantId};
+use raven_core::{Channel, Environment, Seq, Status, SuppressionReason, TenantId};
 use serde::Serialize;
 
-use super::send_request::Parsed;
+use super::{
+    explain::{self, RouteView},
+    send_request::Parsed,
+};
 use crate::{
     App, codes,
     openapi::closed::{EncodingName, ErrorCodeName, SuppressionReasonName},
@@ -30,23 +33,12 @@ pub struct DryRunView {
     /// Encoding of an SMS.
     #[schema(required, value_type = Option<EncodingName>)]
     pub encoding: Option<&'static str>,
-    /// Through which provider it would go; `null` when there is none for the channel.
+    /// Through which provider config it would go, and why; `null` when none takes it at present. Where weights decide, each message
+    /// is drawn for itself.
     #[schema(required)]
     pub route: Option<RouteView>,
     /// Why it would be refused, as the errors that sending would answer; none when it would be accepted.
     pub reasons: Vec<ReasonView>,
-}
-
-/// Where a message would go.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteView {
-    /// The provider's id.
-    #[schema(example = "africas_talking")]
-    pub provider: &'static str,
-    /// Through which config; `null` for the sandbox.
-    #[schema(required, value_type = Option<uuid::Uuid>)]
-    pub provider_config_id: Option<ConfigId>,
 }
 
 /// Why a message would not be sent.
@@ -91,9 +83,10 @@ pub(super) fn asked(query: &RawQuery) -> Result<bool> {
 pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment, parsed: &Parsed) -> Result<Response> {
     let engine = &app.engine;
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let route = view.route(environment, parsed.channel);
-    let mut reasons: Vec<ReasonView> = parsed.route(&view, environment).err().map(ReasonView::from).into_iter().collect();
     let now = engine.clock.now();
+    let mut reasons: Vec<ReasonView> = parsed.check(&view, environment, now).err().map(ReasonView::from).into_iter().collect();
+    let query = parsed.query(Seq::first_at(now));
+    let route = explain::route(&view, environment, &query, now);
     if environment == Environment::Live && engine.store.quota_used(tenant, now.day()).await? >= engine.plans.of(&view.record.plan).quota() {
         reasons.push(Problem::of(codes::DAILY_QUOTA_EXCEEDED).into());
     }
@@ -105,7 +98,7 @@ pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment
         suppression_reason: suppressed.map(SuppressionReason::name),
         segments: segments.map(|s| s.count),
         encoding: segments.map(|s| s.encoding.name()),
-        route: route.map(|route| RouteView { provider: route.provider(), provider_config_id: route.config() }),
+        route,
         reasons,
     };
     Ok(axum::Json(view).into_response())

@@ -320,9 +320,9 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let refusal = match parsed.route(&view, environment) {
+    let refusal = match parsed.check(&view, environment, engine.clock.now()) {
         Err(refusal) => refusal,
-        Ok(route) => {
+        Ok(()) => {
             let plan = engine.plans.of(&view.record.plan);
             let submission = Submission {
                 tenant,
@@ -337,7 +337,8 @@ async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, 
                 segments: parsed.segments.map(|s| i16::try_from(s.count).unwrap_or(i16::MAX)),
                 encoding: parsed.segments.map(|s| s.encoding),
                 idempotency,
-                route,
+                view: view.clone(),
+                needs: parsed.needs,
                 // Every live message counts, whatever the plan: it may change in the middle of the day.
                 quota: (environment == Environment::Live).then(|| plan.quota()),
                 audit,

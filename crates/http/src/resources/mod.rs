@@ -3,6 +3,7 @@
 pub mod audit_log;
 pub mod callbacks;
 pub mod dry_run;
+pub mod explain;
 pub mod extras;
 pub mod health;
 pub mod inbound_messages;
@@ -12,6 +13,7 @@ pub mod me;
 pub mod members;
 pub mod messages;
 pub mod providers;
+pub mod routing;
 pub mod sandbox;
 pub mod send_request;
 pub mod suppressions;

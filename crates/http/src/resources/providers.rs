@@ -7,13 +7,17 @@ use http::{HeaderMap, StatusCode};
 use raven_core::{ConfigId, Environment, Timestamp, json::Json, permission::Role};
 use raven_providers::{CATALOG, Class, Field, Kind, Members, Provider, Spec};
 use raven_store::{
-    ConfigRecord, NewConfig, Operation, Outcome, Scope, TenantRecord,
+    ConfigRecord, NewConfig, Operation, Outcome, Routing, Scope, TenantRecord,
     providers::{FAILED, UNVERIFIED, VERIFIED},
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{AppState, answer, claim, fresh_id, text, value};
+use super::{
+    AppState, answer, claim, fresh_id,
+    routing::{RoutingFields, RulesView},
+    text, value,
+};
 use crate::{
     App,
     body::Body,
@@ -48,6 +52,25 @@ request! {
         /// the provider's id, and suppresses nobody. Whoever learns such an id can say anything of that message.
         #[schema(example = false)]
         allow_unsigned_callbacks: bool = "allowUnsignedCallbacks",
+        /// Lower ones come first: 0 to 1000, 100 when absent.
+        #[schema(minimum = 0, maximum = 1000, example = 100)]
+        priority: i64 = "priority",
+        /// Its share of the messages among configs of equal priority: 0 to 1000, 100 when absent. With 0 it is used only when no other
+        /// is left.
+        #[schema(minimum = 0, maximum = 1000, example = 100)]
+        weight: i64 = "weight",
+        /// Which recipients it takes. Absent or empty: all.
+        #[schema(required = false, value_type = RulesView)]
+        rules: Json<'a> = "rules",
+        /// Calls a second, at most: 1 to 10000. Messages beyond it wait.
+        #[schema(minimum = 1, maximum = 10_000, example = 50)]
+        rate_per_second: i64 = "ratePerSecond",
+        /// Calls at once after a rest, where there is a rate: 1 to 10000, as many as the rate when absent.
+        #[schema(minimum = 1, maximum = 10_000, example = 50)]
+        burst: i64 = "burst",
+        /// Calls at a time of each process, at most: 1 to 512.
+        #[schema(minimum = 1, maximum = 512, example = 64)]
+        concurrency: i64 = "concurrency",
     }
 }
 
@@ -70,6 +93,25 @@ request! {
         /// that it names by the provider's id, and suppresses nobody. Whoever learns such an id can say anything of that message.
         #[schema(default = false)]
         allow_unsigned_callbacks: bool = "allowUnsignedCallbacks",
+        /// Lower ones come first: 0 to 1000, 100 when absent.
+        #[schema(minimum = 0, maximum = 1000, example = 100)]
+        priority: i64 = "priority",
+        /// Its share of the messages among configs of equal priority: 0 to 1000, 100 when absent. With 0 it is used only when no other
+        /// is left.
+        #[schema(minimum = 0, maximum = 1000, example = 100)]
+        weight: i64 = "weight",
+        /// Which recipients it takes. Absent or empty: all.
+        #[schema(required = false, value_type = RulesView)]
+        rules: Json<'a> = "rules",
+        /// Calls a second, at most: 1 to 10000. Messages beyond it wait.
+        #[schema(minimum = 1, maximum = 10_000, example = 50)]
+        rate_per_second: i64 = "ratePerSecond",
+        /// Calls at once after a rest, where there is a rate: 1 to 10000, as many as the rate when absent.
+        #[schema(minimum = 1, maximum = 10_000, example = 50)]
+        burst: i64 = "burst",
+        /// Calls at a time of each process, at most: 1 to 512.
+        #[schema(minimum = 1, maximum = 512, example = 64)]
+        concurrency: i64 = "concurrency",
         /// The same key with the same payload never creates twice; may also stand in the `Idempotency-Key` header.
         #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "order-1042")]
         idempotency_key: Cow<'a, str> = "idempotencyKey",
@@ -106,6 +148,22 @@ pub struct ConfigView {
     pub callback_url: Option<String>,
     /// Whether callbacks are taken that nothing proves to be the provider's. A warning: anybody could make them.
     pub allow_unsigned_callbacks: bool,
+    /// Lower ones come first.
+    pub priority: i16,
+    /// Its share among those of equal priority.
+    pub weight: i16,
+    /// Which recipients it takes; `null`: all.
+    #[schema(required)]
+    pub rules: Option<RulesView>,
+    /// Calls a second, at most; `null`: no limit.
+    #[schema(required)]
+    pub rate_per_second: Option<i32>,
+    /// Calls at once after a rest.
+    #[schema(required)]
+    pub burst: Option<i32>,
+    /// Calls at a time of each process, at most; `null`: as many as the operator allows.
+    #[schema(required)]
+    pub concurrency: Option<i32>,
     /// When it was created.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
@@ -130,6 +188,12 @@ impl From<ConfigRecord> for ConfigView {
             config_public: serde_json::from_str(&r.public).unwrap_or_default(),
             callback_url: None,
             allow_unsigned_callbacks: r.allow_unsigned,
+            priority: r.routing.priority,
+            weight: r.routing.weight,
+            rules: RulesView::of(r.routing.rules.as_deref()),
+            rate_per_second: r.routing.rate_per_second,
+            burst: r.routing.burst.or(r.routing.rate_per_second),
+            concurrency: r.routing.concurrency,
             created_at: r.created_at,
         }
     }
@@ -275,6 +339,20 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         let secret = request.secret_config.map(into_value);
         provider.spec.validate(public.as_ref(), secret.as_ref()).map_err(|problems| fields.add_all(problems)).ok()
     });
+    let channel = provider.map(|provider| provider.spec.channel);
+    let mut routing = Routing::default();
+    let change = RoutingFields {
+        priority: request.priority,
+        weight: request.weight,
+        rules: request.rules,
+        rate_per_second: request.rate_per_second,
+        burst: request.burst,
+        concurrency: request.concurrency,
+    }
+    .parse(channel, &mut fields);
+    if let Err((field, message)) = change.apply(&mut routing) {
+        fields.note(field, message);
+    }
     fields.finish()?;
     let (Some(provider), Some((public, secret)), Some(label)) = (provider, settings, request.label) else {
         return Err(Problem::of(codes::VALIDATION_FAILED));
@@ -296,6 +374,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         public: text(&public)?,
         secret: app.engine.vault.seal_config(&session.tenant.data_key, tenant, id, plain.as_bytes())?,
         created_at: now,
+        routing,
     };
     // The token in the URL is kept neither in the log nor for a replay: it is added to what is answered.
     let view = ConfigView::from(record.clone());
@@ -305,7 +384,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
     let audit = session.record(&app, &entry);
     let claim = claim(&app, key, Scope::Tenant(tenant, Environment::Live), Operation::CreateConfig, fingerprint, now, &kept);
     let outcome = app.engine.store.create_config(NewConfig { record: record.clone(), claim, audit }).await?;
-    app.engine.directory.forget(tenant).await;
+    app.engine.configs_changed(tenant, record.channel).await;
     match outcome {
         Outcome::Replayed(stored) => {
             let stored = with_own_callback_url(&app, &session, stored).await?;
@@ -386,8 +465,24 @@ pub async fn update(
     if request.allow_unsigned_callbacks.is_none() && fields.is_null("allowUnsignedCallbacks") {
         fields.note("allowUnsignedCallbacks", "can't be taken away");
     }
+    let tenant = session.tenant_id();
+    let id = ConfigId::parse(&id);
+    // The rules depend on the channel, which never changes.
+    let channel = match id.filter(|_| request.rules.is_some()) {
+        Some(id) => app.engine.store.find_config(tenant, id).await?.map(|config| config.channel),
+        None => None,
+    };
+    let routing = RoutingFields {
+        priority: request.priority,
+        weight: request.weight,
+        rules: request.rules,
+        rate_per_second: request.rate_per_second,
+        burst: request.burst,
+        concurrency: request.concurrency,
+    }
+    .parse(channel, &mut fields);
     fields.finish()?;
-    let (id, tenant) = (ConfigId::parse(&id).ok_or_else(|| Problem::of(codes::NOT_FOUND))?, session.tenant_id());
+    let id = id.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
     for _ in 0..CHANGES {
         let old = app.engine.store.find_config(tenant, id).await?.ok_or_else(|| Problem::of(codes::NOT_FOUND))?;
         let mut new = old.clone();
@@ -400,11 +495,12 @@ pub async fn update(
         if let Some(allow) = request.allow_unsigned_callbacks {
             new.allow_unsigned = allow;
         }
+        routing.apply(&mut new.routing).map_err(|(field, message)| Problem::field(field, message))?;
         let view = ConfigView::from(new.clone());
         let mut entry = session.entry("provider_config.update", id.0);
         (entry.before, entry.after) = (value(&ConfigView::from(old.clone())), value(&view));
         if app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
-            app.engine.directory.forget(tenant).await;
+            app.engine.configs_changed(tenant, new.channel).await;
             return Ok(axum::Json(view.with_callback_url(&app, &session.tenant, new)));
         }
     }
@@ -492,7 +588,7 @@ pub async fn verify(
     if !app.engine.store.replace_config(&old, &new, Some(session.record(&app, &entry))).await? {
         return Err(Problem::new(codes::INVALID_STATE, "The config was changed while it was verified. Verify it again."));
     }
-    app.engine.directory.forget(tenant).await;
+    app.engine.configs_changed(tenant, old.channel).await;
     Ok(axum::Json(view.with_callback_url(&app, &session.tenant, new)))
 }
 

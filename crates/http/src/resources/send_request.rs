@@ -3,14 +3,17 @@
 use std::borrow::Cow;
 
 use raven_core::{
-    Channel, Environment, Priority, Problems,
+    Channel, Environment, Priority, Problems, Seq, Timestamp,
     address::{Email, Mailbox, phone, sender_id},
     json::Json,
-    message::{Content, Features},
+    message::Content,
     sms::{self, Segments},
 };
 
-use raven_engine::directory::{Route, TenantView};
+use raven_engine::{
+    directory::TenantView,
+    routing::{self, Needs, Objection, Query},
+};
 
 use super::extras::{self, AttachmentRequest, TemplateRequest};
 use crate::{
@@ -28,6 +31,10 @@ pub(super) const TOKEN_MAX: usize = 4096;
 const BODY_MAX: usize = 4096;
 /// Characters of a subject.
 const SUBJECT_MAX: usize = 998;
+/// What is said of an email without a sender.
+const NO_SENDER: &str = "is required: the provider config has no from_email";
+/// Characters of the id of a provider or a config: more than any has.
+const PROVIDER_MAX: usize = 64;
 /// Characters of an external id.
 pub(super) const EXTERNAL_ID_MAX: usize = 255;
 
@@ -101,6 +108,10 @@ macro_rules! send_request {
                 /// An approved template instead of a text: whatsapp.
                 #[schema(required = false, value_type = TemplateRequest)]
                 whatsapp_template: Json<'a> = "whatsappTemplate",
+                /// The one provider (its id in the catalog) or the one provider config (its id) that it may go through. At most 64
+                /// characters.
+                #[schema(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "africas_talking")]
+                provider: Cow<'a, str> = "provider",
                 /// What goes first: `transactional` (codes, receipts) or `bulk` (campaigns), which gives way. The key's own when
                 /// absent, or the plan's.
                 #[schema(required = false, value_type = PriorityName)]
@@ -157,6 +168,7 @@ impl<'a> HumanSendRequest<'a> {
             ttl: self.ttl,
             media_url: self.media_url,
             whatsapp_template: self.whatsapp_template,
+            provider: self.provider,
             priority: self.priority,
             external_id: self.external_id,
             idempotency_key: self.idempotency_key,
@@ -182,30 +194,64 @@ pub struct Parsed {
     pub external_id: Option<String>,
     /// Parts and encoding of an SMS.
     pub segments: Option<Segments>,
-    /// An email without `from`: the provider config must have one.
-    pub needs_sender: bool,
-    /// What the provider must be able to carry.
-    pub features: Features,
+    /// What it asks of a provider config.
+    pub needs: Needs,
 }
 
 impl Parsed {
-    /// Where it goes in this environment, as far as that is known before it is accepted.
+    /// The question which config takes it.
+    #[must_use]
+    pub fn query(&self, seq: Seq) -> Query<'_> {
+        Query { channel: self.channel, recipient: &self.recipient, needs: &self.needs, seq, tried: None }
+    }
+
+    /// Could it be sent in this environment, if nothing were wrong with any provider? One config that carries it is enough.
     ///
     /// # Errors
-    /// Why it can't be sent.
-    pub fn route(&self, view: &TenantView, environment: Environment) -> Result<Route> {
-        let Some(route) = view.route(environment, self.channel) else {
+    /// Why not.
+    pub fn check(&self, view: &TenantView, environment: Environment, now: Timestamp) -> Result<()> {
+        let mut configs = view.on(self.channel).map(|connection| connection.contender(now)).peekable();
+        if environment == Environment::Test {
+            if self.needs.sender && !configs.any(|config| config.default_sender) {
+                return Err(Problem::field("from", NO_SENDER));
+            }
+            return Ok(());
+        }
+        if configs.peek().is_none() {
             let text = format!("No provider is configured for {}. Add one with POST /v1/admin/providers, or use a test key.", self.channel);
             return Err(Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, text));
+        }
+        let query = self.query(Seq(0));
+        // What the best one lacks of those that come closest.
+        let (mut ruled_out, mut senders, mut lacking) = (0, false, None);
+        for config in configs {
+            match routing::admit(&config, &query) {
+                Ok(_) => return Ok(()),
+                Err(Objection::Pin) => {}
+                Err(Objection::Rules) => ruled_out += 1,
+                Err(Objection::Sender) => senders = true,
+                Err(Objection::Features(_) | Objection::Paused) => {
+                    lacking.get_or_insert((config.provider.to_owned(), config.features));
+                }
+            }
+        }
+        if let Some((provider, features)) = lacking {
+            let mut problems = Problems::default();
+            for feature in self.needs.features.beyond(features) {
+                problems.add(feature.name(), format!("can't be carried by {provider}"));
+            }
+            return Err(Problem::listed(codes::UNSUPPORTED_FEATURE, problems));
+        }
+        if senders {
+            return Err(Problem::field("from", NO_SENDER));
+        }
+        let text = match &self.needs.pin {
+            Some(pin) if ruled_out == 0 => {
+                format!("None of the tenant's provider configs for {} is {pin}, which `provider` asks for.", self.channel)
+            }
+            _ => format!("The rules of all of the tenant's provider configs for {} leave this recipient out.", self.channel),
         };
-        if self.needs_sender && !view.has_default_sender(self.channel) {
-            return Err(Problem::field("from", "is required: the provider config has no from_email"));
-        }
-        let mut problems = Problems::default();
-        for feature in self.features.beyond(route.features()) {
-            problems.add(feature.name(), format!("can't be carried by {}", route.provider()));
-        }
-        if problems.is_empty() { Ok(route) } else { Err(Problem::listed(codes::UNSUPPORTED_FEATURE, problems)) }
+        Err(Problem::new(codes::NO_PROVIDER_FOR_CHANNEL, text))
     }
 }
 
@@ -230,20 +276,20 @@ impl<'a> SendRequest<'a> {
         }
         let (channel, recipient) = (channel?, recipient?);
         let segments = self.body.as_deref().filter(|_| channel == Channel::Sms).map(sms::segments);
-        let needs_sender = channel == Channel::Email && self.from.is_none();
         let content = Content {
             from: self.from,
             body: self.body,
             subject: self.subject,
             body_html: self.body_html,
             body_text: self.body_text,
+            provider: self.provider,
             ..extras
         };
-        let features = content.features();
+        let needs = Needs::of(channel, &content);
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
         let external_id = self.external_id.map(Cow::into_owned);
-        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs_sender, features })
+        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs })
     }
 
     /// Rules that hold on every channel.
@@ -259,6 +305,9 @@ impl<'a> SendRequest<'a> {
         }
         if let Some(external_id) = self.external_id.as_deref() {
             fields.check("externalId", line(external_id, 1, EXTERNAL_ID_MAX));
+        }
+        if let Some(provider) = self.provider.as_deref() {
+            fields.check("provider", line(provider, 1, PROVIDER_MAX));
         }
         for (name, text) in [("bodyHtml", &self.body_html), ("bodyText", &self.body_text)] {
             if text.as_deref().is_some_and(str::is_empty) {

@@ -5,10 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use raven_core::{Channel, Environment, EventKind, Priority, Status, TenantId, Timestamp, retry::RetryPolicy, tenant::SuspendedBy};
 
 use super::fixture::{at, claim_all, create, message, node, outcome, seq, seqs, start, step, tenant};
-use crate::{Action, Claimed, Job, Lane, NewMessage, Next, Result, Settlement, StateChange, Store, Survey, Urgency};
+use crate::{Action, Claimed, Job, Lane, NewMessage, Next, Outlet, Result, Settlement, StateChange, Store, Survey, Urgency};
 
 const fn lane(tenant: TenantId) -> Lane {
-    Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional }
+    Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional, outlet: Outlet::NONE }
 }
 
 fn tenants(claimed: &Claimed) -> Vec<TenantId> {
@@ -46,17 +46,19 @@ pub async fn a_claimed_job_carries_all_that_acting_takes(store: Arc<dyn Store>) 
         priority: Priority::Bulk,
         recipient: "ada@example.com".to_owned(),
         expires_at: at(777),
+        outlet: Outlet(7),
         ..message(tenant, seq(1))
     };
     create(&store, new.clone()).await?;
     let job = Job {
         seq: seq(1),
-        lane: Lane { tenant, environment: Environment::Test, channel: Channel::Email, urgency: Urgency::Bulk },
+        lane: Lane { tenant, environment: Environment::Test, channel: Channel::Email, urgency: Urgency::Bulk, outlet: Outlet(7) },
         action: Action::Send,
         attempt: 0,
         expires_at: at(777),
         recipient: new.recipient,
         content: new.content,
+        tried: None,
     };
     assert_eq!(claim_all(&store, lease, at(1)).await?.jobs, [job]);
     Ok(())

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Action, Answered, AuditRecord, CallbackRecord, CallbackState, Claim, Claimed, ConfigRecord, InboundRecord, InvitationRecord,
-    KeyRecord, Lane, Lease, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Patience,
-    Reading, Reply, Reported, Result, Scope, Settlement, Start, Started, StateChange, Store, Suppressing, SuppressionRecord, TakeTokens,
-    Telling, TenantRecord, Urgency, UserProfile, Violation,
+    KeyRecord, Lane, Lease, NewConfig, NewInvitation, NewKey, NewMessage, NewSuppression, NewTenant, Next, Operation, Outcome, Outlet,
+    Patience, Reading, Reply, Reported, Result, Routing, Scope, Settlement, Start, Started, StateChange, Store, Suppressing,
+    SuppressionRecord, TakeTokens, Telling, TenantRecord, Urgency, UserProfile, Violation,
     invariants::{Margins, Range},
     messages::MessageClaim,
 };
@@ -158,6 +158,7 @@ pub fn config_record(tenant: TenantId, n: u8) -> ConfigRecord {
         public: r#"{"from_email":"hello@example.com"}"#.to_owned(),
         secret: vec![0, 1, n, 255],
         created_at: at(i64::from(n)),
+        routing: Routing { priority: i16::from(n), ..Routing::default() },
     }
 }
 
@@ -310,6 +311,7 @@ pub fn message(tenant: TenantId, seq: Seq) -> NewMessage {
         due_at: seq.at(),
         expires_at: Timestamp::from_millis(seq.at().millis() + 14_400_000),
         lease: None,
+        outlet: Outlet::NONE,
         started: None,
         quota: None,
         audit: None,
@@ -360,7 +362,8 @@ pub fn seqs(claimed: &Claimed) -> Vec<Seq> {
 /// An attempt at a message of [`message`], in the sandbox.
 #[must_use]
 pub fn attempt(tenant: TenantId, seq: Seq, attempt: i16) -> Start {
-    let lane = Lane { tenant, environment: Environment::Live, channel: Channel::Sms, urgency: Urgency::Transactional };
+    let (environment, channel, urgency) = (Environment::Live, Channel::Sms, Urgency::Transactional);
+    let lane = Lane { tenant, environment, channel, urgency, outlet: Outlet::NONE };
     Start { seq, attempt, config: None, lane, lookup: RECIPIENT.to_owned() }
 }
 
@@ -423,6 +426,8 @@ pub fn outcome(tenant: TenantId, seq: Seq, attempt: i16, kind: EventKind, status
         next: Next::Done,
         suppresses: None,
         is_found_by_id: false,
+        tried: None,
+        outlet: Outlet::NONE,
     }
 }
 

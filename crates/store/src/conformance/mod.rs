@@ -20,6 +20,7 @@ pub mod limits;
 pub mod members;
 pub mod nodes;
 pub mod pages;
+pub mod parking;
 pub mod reap;
 pub mod settle;
 pub mod start;
@@ -46,6 +47,7 @@ pub fn behaviours() -> Vec<String> {
         ("members", include_str!("members.rs")),
         ("nodes", include_str!("nodes.rs")),
         ("pages", include_str!("pages.rs")),
+        ("parking", include_str!("parking.rs")),
         ("reap", include_str!("reap.rs")),
         ("settle", include_str!("settle.rs")),
         ("start", include_str!("start.rs")),
@@ -114,6 +116,9 @@ macro_rules! conformance_tests {
             pages: a_page_goes_on_where_the_last_one_ended, messages_of_the_same_instant_are_all_seen, inserts_between_pages_repeat_nothing,
                 environments_are_merged_newest_first, every_filter_picks_its_messages, filters_combine, a_range_of_time_has_an_open_end,
                 a_scan_stops_and_goes_on, another_tenants_messages_are_out_of_reach;
+            parking: what_waits_for_one_config_stands_before_nothing_else, what_waits_for_a_change_is_due_at_its_end,
+                only_what_is_held_and_not_started_is_parked, what_was_tried_stays_with_the_job, a_config_keeps_what_goes_through_it,
+                failed_configs_of_active_tenants_are_listed;
             reap: what_was_not_started_is_due_again, what_was_started_is_ambiguous, a_tenant_may_have_ambiguous_messages_sent_again,
                 other_epochs_keep_their_jobs, an_outcome_after_the_reaping_counts;
             settle: every_order_of_reports_ends_the_same, details_are_taken_over_where_given,

@@ -50,10 +50,10 @@ WITH tenant AS MATERIALIZED (
     FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
         $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
         $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[], $28::smallint[],
-        $33::text[])
+        $33::text[], $35::smallint[])
       WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
         external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-        started, config_id, encoding, day, slot, quota, ordinal, audit, priority, lookup, n)
+        started, config_id, encoding, day, slot, quota, ordinal, audit, priority, lookup, outlet, n)
     LEFT JOIN tenant t ON t.id = c.tenant_id
     LEFT JOIN key k ON k.id = c.key_id AND k.tenant_id = c.tenant_id
     LEFT JOIN slice q ON q.tenant_id = c.tenant_id AND q.day = c.day AND q.slot = c.slot
@@ -74,9 +74,9 @@ WITH tenant AS MATERIALIZED (
     segments, encoding, external_id, recipient, content, priority, ($34::text[])[suppression]
   FROM accepted
 ), job AS (
-  INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency)
+  INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency, outlet)
   SELECT seq, tenant_id, due_at, expires_at, epoch, CASE WHEN started THEN $1 END, environment, channel, 1, CASE WHEN started THEN 1 ELSE 0 END,
-    config_id, priority
+    config_id, priority, outlet
   FROM accepted WHERE suppression IS NULL
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, detail)
@@ -171,6 +171,7 @@ struct Columns<'b> {
     priority: Vec<i16>,
     /// What stands in the index of suppressions for the recipient, where that is not the recipient itself.
     lookup: Vec<Option<Cow<'b, str>>>,
+    outlet: Vec<i16>,
     /// Each once.
     tenants: Vec<Uuid>,
     keys: Vec<Uuid>,
@@ -226,6 +227,7 @@ impl<'b> Columns<'b> {
         }));
         self.audit.push(m.audit.as_deref());
         self.priority.push(m.priority.code());
+        self.outlet.push(m.outlet.0);
         self.lookup.push(Some(lookup(m.channel, &m.recipient)).filter(|lookup| *lookup != m.recipient));
         // Messages come sorted by tenant, and most of a batch have the key and the slice of the one before.
         note(&mut self.tenants, m.tenant.0);
@@ -277,6 +279,7 @@ impl<'b> Columns<'b> {
                     &self.slots,
                     &self.lookup,
                     &reasons,
+                    &self.outlet,
                 ],
             )
             .await?;

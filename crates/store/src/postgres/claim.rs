@@ -16,27 +16,29 @@ use crate::{Claimed, Job, Lane, Lease, Result};
 
 /// The first waiting jobs that are due after a time. A tenant that is not active holds its jobs.
 const NEXT: &str = "
-SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
-FROM (SELECT tenant_id, environment, channel, urgency, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
+SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.outlet, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
+FROM (SELECT tenant_id, environment, channel, urgency, outlet, due_at FROM jobs WHERE epoch IS NULL AND due_at > $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
 
 /// The lanes after one, with the due time of their first job and that of the first one that is not due yet, and whether their
 /// tenant holds them.
 const LANES: &str = "
 WITH RECURSIVE lane AS (
-  SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, $6::smallint AS urgency, NULL::bigint AS due_at, 0::bigint AS n
+  SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, $6::smallint AS urgency, $7::smallint AS outlet,
+    NULL::bigint AS due_at, 0::bigint AS n
   UNION ALL
-  SELECT next.tenant_id, next.environment, next.channel, next.urgency, next.due_at, lane.n + 1
+  SELECT next.tenant_id, next.environment, next.channel, next.urgency, next.outlet, next.due_at, lane.n + 1
   FROM lane CROSS JOIN LATERAL (
-    SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.due_at FROM jobs j
-    WHERE j.epoch IS NULL AND (j.tenant_id, j.environment, j.channel, j.urgency) > (lane.tenant_id, lane.environment, lane.channel, lane.urgency)
-    ORDER BY j.tenant_id, j.environment, j.channel, j.urgency, j.due_at LIMIT 1
+    SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.outlet, j.due_at FROM jobs j
+    WHERE j.epoch IS NULL
+      AND (j.tenant_id, j.environment, j.channel, j.urgency, j.outlet) > (lane.tenant_id, lane.environment, lane.channel, lane.urgency, lane.outlet)
+    ORDER BY j.tenant_id, j.environment, j.channel, j.urgency, j.outlet, j.due_at LIMIT 1
   ) next
   WHERE lane.n < $4
 )
-SELECT tenant_id, environment, channel, urgency, due_at, CASE WHEN due_at > $5 THEN due_at ELSE (
+SELECT tenant_id, environment, channel, urgency, outlet, due_at, CASE WHEN due_at > $5 THEN due_at ELSE (
     SELECT j.due_at FROM jobs j
     WHERE j.epoch IS NULL AND j.tenant_id = lane.tenant_id AND j.environment = lane.environment AND j.channel = lane.channel AND j.urgency = lane.urgency
-      AND j.due_at > $5
+      AND j.outlet = lane.outlet AND j.due_at > $5
     ORDER BY j.due_at LIMIT 1
   ) END AS later, EXISTS (SELECT FROM tenants t WHERE t.id = lane.tenant_id AND t.status <> 1) AS held
 FROM lane WHERE n > 0 ORDER BY n";
@@ -48,21 +50,21 @@ const _: () = assert!(TenantStatus::Active.code() == 1);
 const TAKE: &str = "
 WITH locked AS MATERIALIZED (
   SELECT j.seq, l.n AS lane, row_number() OVER (PARTITION BY l.n ORDER BY j.due_at, j.seq) AS round
-  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[], $8::smallint[])
-    WITH ORDINALITY AS l (tenant_id, environment, channel, until, urgency, n)
+  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[], $8::smallint[], $9::smallint[])
+    WITH ORDINALITY AS l (tenant_id, environment, channel, until, urgency, outlet, n)
   CROSS JOIN LATERAL (
     SELECT j.seq, j.due_at FROM jobs j
     WHERE j.epoch IS NULL AND j.tenant_id = l.tenant_id AND j.environment = l.environment AND j.channel = l.channel AND j.urgency = l.urgency
-      AND j.due_at <= l.until
+      AND j.outlet = l.outlet AND j.due_at <= l.until
     ORDER BY j.due_at, j.seq LIMIT $6 FOR UPDATE SKIP LOCKED
   ) j
 ), chosen AS MATERIALIZED (
   SELECT * FROM locked ORDER BY round, lane LIMIT $7
 ), leased AS (
-  UPDATE jobs j SET epoch = $1 FROM chosen c WHERE j.seq = ANY (ARRAY(SELECT seq FROM chosen)) AND j.seq = c.seq
-  RETURNING j.seq, j.tenant_id, j.environment, j.channel, j.urgency, j.action, j.attempt, j.expires_at, c.round, c.lane
+  UPDATE jobs j SET epoch = $1, parked = NULL FROM chosen c WHERE j.seq = ANY (ARRAY(SELECT seq FROM chosen)) AND j.seq = c.seq
+  RETURNING j.seq, j.tenant_id, j.environment, j.channel, j.urgency, j.outlet, j.action, j.attempt, j.expires_at, j.tried, c.round, c.lane
 )
-SELECT l.seq, l.tenant_id, l.environment, l.channel, l.urgency, l.action, l.attempt, l.expires_at, m.recipient, COALESCE(c.content, m.content) AS content
+SELECT l.seq, l.tenant_id, l.environment, l.channel, l.urgency, l.outlet, l.action, l.attempt, l.expires_at, l.tried, m.recipient, COALESCE(c.content, m.content) AS content
 FROM leased l
 LEFT JOIN LATERAL (SELECT recipient, content, large FROM messages WHERE seq = l.seq LIMIT 1) m ON true
 LEFT JOIN LATERAL (SELECT content FROM contents WHERE m.large AND seq = l.seq LIMIT 1) c ON true
@@ -190,9 +192,9 @@ async fn walk(connection: &mut Connection, after: Option<Lane>, skip: &HashSet<L
 
 async fn hop(connection: &mut Connection, from: Option<Lane>, now: Timestamp) -> Result<Vec<Row>> {
     // No environment has code 0, so every lane comes after this.
-    let (tenant, environment, channel, urgency) =
-        from.map_or((Uuid::nil(), 0, 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code(), l.urgency.code()));
-    Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis(), &urgency]).await?)
+    let (tenant, environment, channel, urgency, outlet) =
+        from.map_or((Uuid::nil(), 0, 0, 0, 0), |l| (l.tenant.0, l.environment.code(), l.channel.code(), l.urgency.code(), l.outlet.0));
+    Ok(connection.query(LANES, &[&tenant, &environment, &channel, &HOPS, &now.millis(), &urgency, &outlet]).await?)
 }
 
 async fn take(connection: &mut Connection, lease: Lease, lanes: &[(Lane, Timestamp)], most: usize, per_lane: usize) -> Result<Vec<Job>> {
@@ -200,11 +202,12 @@ async fn take(connection: &mut Connection, lease: Lease, lanes: &[(Lane, Timesta
     let environments: Vec<i16> = lanes.iter().map(|(lane, _)| lane.environment.code()).collect();
     let channels: Vec<i16> = lanes.iter().map(|(lane, _)| lane.channel.code()).collect();
     let urgencies: Vec<i16> = lanes.iter().map(|(lane, _)| lane.urgency.code()).collect();
+    let outlets: Vec<i16> = lanes.iter().map(|(lane, _)| lane.outlet.0).collect();
     let untils: Vec<i64> = lanes.iter().map(|(_, until)| until.millis()).collect();
     // Each of the other lanes gives one at least, so more than this can't be taken of any.
     let each = per_lane.min(most.saturating_sub(lanes.len() - 1).max(1));
     let rows = connection
-        .query(TAKE, &[&lease.0, &tenants, &environments, &channels, &untils, &limit_of(each), &limit_of(most), &urgencies])
+        .query(TAKE, &[&lease.0, &tenants, &environments, &channels, &untils, &limit_of(each), &limit_of(most), &urgencies, &outlets])
         .await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {

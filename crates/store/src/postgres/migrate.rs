@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { number: 4, name: "config_status", sql: include_str!("../../migrations/0004_config_status/postgres.sql") },
     Step { number: 5, name: "suppressions", sql: include_str!("../../migrations/0005_suppressions/postgres.sql") },
     Step { number: 6, name: "callbacks", sql: include_str!("../../migrations/0006_callbacks/postgres.sql") },
+    Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/postgres.sql") },
 ];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.

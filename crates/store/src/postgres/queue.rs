@@ -2,17 +2,38 @@
 //! [`super::settle`].
 
 use async_trait::async_trait;
-use raven_core::{Channel, EventKind, Seq, Timestamp};
+use raven_core::{Channel, EventKind, Seq, TenantId, Timestamp};
+use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::{
     PostgresStore, claim,
-    rows::{self, code, get, optional_time},
+    rows::{self, code, get, optional_time, time},
     settle,
 };
-use crate::{Action, Claimed, Error, Lane, Lease, Queue, Reaped, Result, Settlement, Start, Started, Survey};
+use crate::{Action, Claimed, Error, JobRecord, Lane, Lease, Queue, Reaped, Result, Settlement, Start, Started, Survey, Tried};
 
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = CASE WHEN started_at IS NULL THEN attempt ELSE attempt - 1 END, \
      started_at = NULL, config_id = NULL WHERE seq = ANY ($2::bigint[]) AND epoch = $1";
+
+const PARK: &str = "UPDATE jobs j SET epoch = NULL, config_id = NULL, parked = j.due_at, due_at = p.until \
+     FROM unnest($2::bigint[], $3::bigint[]) AS p (seq, until) WHERE j.seq = ANY ($2) AND j.seq = p.seq AND j.epoch = $1 AND j.started_at IS NULL";
+const UNPARK: &str = "UPDATE jobs SET due_at = parked, parked = NULL WHERE seq = ANY (ARRAY( \
+     SELECT seq FROM jobs WHERE parked IS NOT NULL AND tenant_id = $1 AND channel = $2 ORDER BY parked, seq LIMIT $3 FOR UPDATE SKIP LOCKED))";
+const LIST_PARKED: &str = "
+WITH RECURSIVE place AS (
+  SELECT $1::uuid AS tenant_id, $2::smallint AS channel, 0::bigint AS n
+  UNION ALL
+  SELECT next.tenant_id, next.channel, place.n + 1
+  FROM place CROSS JOIN LATERAL (
+    SELECT j.tenant_id, j.channel FROM jobs j WHERE j.parked IS NOT NULL AND (j.tenant_id, j.channel) > (place.tenant_id, place.channel)
+    ORDER BY j.tenant_id, j.channel LIMIT 1
+  ) next
+  WHERE place.n < $3
+)
+SELECT tenant_id, channel FROM place WHERE n > 0 ORDER BY n";
+const FIND_JOB: &str = "SELECT action, attempt, due_at, expires_at, epoch IS NOT NULL AS held, started_at, tried, parked IS NOT NULL AS waits \
+     FROM jobs WHERE seq = $1 AND tenant_id = $2";
 
 // No index tells what an epoch holds (it would cost each acceptance), so these look through the queue.
 const RELEASE_UNSTARTED: &str =
@@ -41,7 +62,7 @@ const _: () = assert!(Action::Send.code() == 1 && Action::GiveUp.code() == 2 && 
 
 const SURVEY: &str = "
 WITH stretch AS MATERIALIZED (
-  SELECT seq, channel, due_at, CASE WHEN epoch IS NOT NULL AND seq < $4 AND COALESCE(started_at, 0) < $5
+  SELECT seq, channel, COALESCE(parked, due_at) AS due_at, CASE WHEN epoch IS NOT NULL AND seq < $4 AND COALESCE(started_at, 0) < $5
     AND NOT EXISTS (SELECT FROM nodes n WHERE n.epoch = jobs.epoch) THEN epoch END AS lost
   FROM jobs WHERE seq > $1 ORDER BY seq LIMIT $2
 )
@@ -50,7 +71,7 @@ SELECT channel, count(*) AS jobs, min(due_at) FILTER (WHERE due_at <= $3) AS old
 FROM stretch GROUP BY channel ORDER BY channel";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[RELEASE, RELEASE_UNSTARTED, REAP, SURVEY];
+pub(super) const STATEMENTS: &[&str] = &[RELEASE, PARK, UNPARK, LIST_PARKED, FIND_JOB, RELEASE_UNSTARTED, REAP, SURVEY];
 
 #[async_trait]
 impl Queue for PostgresStore {
@@ -73,6 +94,43 @@ impl Queue for PostgresStore {
         let seqs: Vec<i64> = seqs.iter().map(|s| s.0).collect();
         self.connection().await?.execute(RELEASE, &[&lease.0, &seqs]).await?;
         Ok(())
+    }
+
+    async fn park(&self, lease: Lease, jobs: &[(Seq, Timestamp)]) -> Result<()> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let (seqs, untils): (Vec<i64>, Vec<i64>) = jobs.iter().map(|(seq, until)| (seq.0, until.millis())).unzip();
+        self.connection().await?.execute(PARK, &[&lease.0, &seqs, &untils]).await?;
+        Ok(())
+    }
+
+    async fn unpark(&self, tenant: TenantId, channel: Channel, limit: usize) -> Result<usize> {
+        let done = self.connection().await?.execute(UNPARK, &[&tenant.0, &channel.code(), &rows::limit(limit)]).await?;
+        Ok(usize::try_from(done).unwrap_or(usize::MAX))
+    }
+
+    async fn list_parked(&self, after: Option<(TenantId, Channel)>, limit: usize) -> Result<Vec<(TenantId, Channel)>> {
+        let (tenant, channel) = after.map_or((Uuid::nil(), 0), |(tenant, channel)| (tenant.0, channel.code()));
+        let found = self.connection().await?.query(LIST_PARKED, &[&tenant, &channel, &rows::limit(limit)]).await?;
+        found.iter().map(|row| Ok((TenantId(get(row, "tenant_id")?), code(row, "channel", Channel::from_code)?))).collect()
+    }
+
+    async fn find_job(&self, tenant: TenantId, seq: Seq) -> Result<Option<JobRecord>> {
+        let found = self.connection().await?.query_opt_within(tenant, FIND_JOB, &[&seq.0, &tenant.0]).await?;
+        let record = |row: &Row| {
+            Ok(JobRecord {
+                action: code(row, "action", Action::from_code)?,
+                attempt: get(row, "attempt")?,
+                due_at: time(row, "due_at")?,
+                expires_at: time(row, "expires_at")?,
+                held: get(row, "held")?,
+                started_at: optional_time(row, "started_at")?,
+                tried: get::<Option<&str>>(row, "tried")?.map(Tried::parse),
+                parked: get(row, "waits")?,
+            })
+        };
+        found.as_ref().map(record).transpose()
     }
 
     async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {

@@ -9,7 +9,10 @@ use raven_core::{
 use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
-use crate::{Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Lease, MessageRecord, Node, Result, TenantRecord, Urgency};
+use crate::{
+    Action, ConfigRecord, Error, EventRecord, Job, KeyRecord, Lane, Lease, MessageRecord, Node, Outlet, Result, Routing, TenantRecord,
+    Tried, Urgency,
+};
 
 /// Columns of [`tenant`], of a table called `t`.
 macro_rules! tenant_columns {
@@ -96,6 +99,14 @@ pub(super) fn config(row: &Row) -> Result<ConfigRecord> {
         created_at: time(row, "created_at")?,
         status_reason: get(row, "status_reason")?,
         allow_unsigned: get(row, "allow_unsigned")?,
+        routing: Routing {
+            priority: get(row, "priority")?,
+            weight: get(row, "weight")?,
+            rules: get(row, "rules")?,
+            rate_per_second: get(row, "rate_per_second")?,
+            burst: get(row, "burst")?,
+            concurrency: get(row, "concurrency")?,
+        },
     })
 }
 
@@ -136,6 +147,7 @@ pub(super) fn lane(row: &Row) -> Result<Lane> {
         environment: code(row, "environment", Environment::from_code)?,
         channel: code(row, "channel", Channel::from_code)?,
         urgency: code(row, "urgency", Urgency::from_code)?,
+        outlet: Outlet(get(row, "outlet")?),
     })
 }
 
@@ -148,6 +160,7 @@ pub(super) fn job(row: &Row) -> Result<Job> {
         expires_at: time(row, "expires_at")?,
         recipient: get(row, "recipient")?,
         content: get(row, "content")?,
+        tried: get::<Option<&str>>(row, "tried")?.map(Tried::parse),
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
     connection::{Connection, Failure, Param},
     rows::{code, get},
 };
-use crate::{Action, Lease, Next, Result, Settlement, Start, Started, callbacks::provider_key};
+use crate::{Action, Lease, Next, Result, Settlement, Start, Started, Tried, callbacks::provider_key};
 
 // As in acceptance, recipients are looked up only for tenants that suppress somebody.
 const START: &str = "
@@ -62,9 +62,9 @@ ON CONFLICT DO NOTHING";
 const SETTLE: &str = "
 WITH s AS MATERIALIZED (
   SELECT * FROM unnest($4::bigint[], $5::uuid[], $6::smallint[], $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::text[],
-      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])
+      $12::uuid[], $13::text[], $14::smallint[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::text[], $23::smallint[])
     AS s (seq, tenant_id, attempt, started_at, at, kind, status, provider,
-      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at)
+      config_id, provider_message_id, segments, cost_currency, cost_micros, failure_reason, detail, payload, action, due_at, tried, outlet)
 ), before AS MATERIALIZED (
   SELECT seq, tenant_id, status FROM messages WHERE seq = ANY ($4) AND seq BETWEEN $2 AND $3
 ), event AS (
@@ -77,8 +77,8 @@ WITH s AS MATERIALIZED (
   DELETE FROM jobs j USING s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), rescheduled AS (
-  UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL,
-    urgency = CASE WHEN s.action = 1 THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END
+  UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL, tried = s.tried, outlet = s.outlet,
+    parked = NULL, urgency = CASE WHEN s.action = 1 THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END
   FROM s
   WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), message AS (
@@ -97,7 +97,7 @@ WITH s AS MATERIALIZED (
   RETURNING m.seq, m.tenant_id, m.environment, m.channel, s.status
 ), named AS (
   INSERT INTO provider_ids (bucket, digest, seq)
-  SELECT n.bucket, n.digest, n.seq FROM unnest($22::integer[], $23::bigint[], $24::bigint[]) AS n (bucket, digest, seq)
+  SELECT n.bucket, n.digest, n.seq FROM unnest($24::integer[], $25::bigint[], $26::bigint[]) AS n (bucket, digest, seq)
   ON CONFLICT DO NOTHING
 )
 INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
@@ -289,6 +289,8 @@ async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settl
                 &column(round, |s| s.payload.as_deref()),
                 &column(round, |s| next(s).map(|(action, _)| action)),
                 &column(round, |s| next(s).map(|(_, at)| at)),
+                &column(round, |s| s.tried.as_ref().map(Tried::text)),
+                &column(round, |s| s.outlet.0),
                 &named.iter().map(|(key, _)| key.bucket).collect::<Vec<_>>(),
                 &named.iter().map(|(key, _)| key.digest).collect::<Vec<_>>(),
                 &named.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(),

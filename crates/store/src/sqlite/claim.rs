@@ -10,23 +10,23 @@ use super::{
     rows::{Id, code, id, limit, time},
     tenants,
 };
-use crate::{Action, Error, Job, Lane, Lease, Result, Urgency};
+use crate::{Action, Error, Job, Lane, Lease, Outlet, Result, Tried, Urgency};
 
 pub(super) const STATEMENTS: &[&str] = &[NEXT_LANE, NEXT_DUE, DUE, LOAD, LOAD_CONTENT, LEASE];
 
-const NEXT_LANE: &str = "SELECT tenant_id, environment, channel, urgency, due_at FROM jobs INDEXED BY jobs_due
-  WHERE epoch IS NULL AND (tenant_id, environment, channel, urgency) > (?1, ?2, ?3, ?4)
-  ORDER BY tenant_id, environment, channel, urgency, due_at LIMIT 1";
+const NEXT_LANE: &str = "SELECT tenant_id, environment, channel, urgency, outlet, due_at FROM jobs INDEXED BY jobs_due
+  WHERE epoch IS NULL AND (tenant_id, environment, channel, urgency, outlet) > (?1, ?2, ?3, ?4, ?5)
+  ORDER BY tenant_id, environment, channel, urgency, outlet, due_at LIMIT 1";
 const NEXT_DUE: &str = "SELECT due_at FROM jobs INDEXED BY jobs_due
-  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND urgency = ?4 AND due_at > ?5
+  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND urgency = ?4 AND outlet = ?5 AND due_at > ?6
   ORDER BY due_at LIMIT 1";
 const DUE: &str = "SELECT seq FROM jobs INDEXED BY jobs_due
-  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND urgency = ?4 AND due_at <= ?5
-  ORDER BY due_at, seq LIMIT ?6";
-const LOAD: &str = "SELECT j.action, j.attempt, j.expires_at, m.recipient, m.content, m.large
+  WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND urgency = ?4 AND outlet = ?5 AND due_at <= ?6
+  ORDER BY due_at, seq LIMIT ?7";
+const LOAD: &str = "SELECT j.action, j.attempt, j.expires_at, m.recipient, m.content, m.large, j.tried
   FROM jobs j JOIN messages m ON m.seq = j.seq WHERE j.seq = ?1";
 const LOAD_CONTENT: &str = "SELECT content FROM contents WHERE seq = ?1";
-const LEASE: &str = "UPDATE jobs SET epoch = ?1 WHERE seq = ?2 AND epoch IS NULL";
+const LEASE: &str = "UPDATE jobs SET epoch = ?1, parked = NULL WHERE seq = ?2 AND epoch IS NULL";
 
 /// What a look at the waiting jobs found.
 pub(super) struct Found {
@@ -66,13 +66,17 @@ pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Resu
                 environment: code(r, 1, Environment::from_code)?,
                 channel: code(r, 2, Channel::from_code)?,
                 urgency: code(r, 3, Urgency::from_code)?,
+                outlet: Outlet(r.get(4)?),
             };
-            Ok((lane, time(r, 4)?))
+            Ok((lane, time(r, 5)?))
         };
         let next = match last {
             // No id is empty, so every lane comes after this.
-            None => next_lane.query_row(params![&[] as &[u8], 0, 0, 0], read),
-            Some(l) => next_lane.query_row(params![Id(l.tenant.0), l.environment.code(), l.channel.code(), l.urgency.code()], read),
+            None => next_lane.query_row(params![&[] as &[u8], 0, 0, 0, 0], read),
+            Some(l) => {
+                let values = params![Id(l.tenant.0), l.environment.code(), l.channel.code(), l.urgency.code(), l.outlet.0];
+                next_lane.query_row(values, read)
+            }
         };
         let Some((lane, first_due)) = next.optional()? else { return Ok(found) };
         last = Some(lane);
@@ -91,7 +95,8 @@ pub(super) fn look(c: &Connection, skip: &HashSet<Lane>, now: Timestamp) -> Resu
             Some(first_due)
         } else {
             found.due.push(Due { lane, until: now });
-            let values = params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), lane.urgency.code(), now.millis()];
+            let Lane { tenant, environment, channel, urgency, outlet } = lane;
+            let values = params![Id(tenant.0), environment.code(), channel.code(), urgency.code(), outlet.0, now.millis()];
             next_due.query_row(values, |r| time(r, 0)).optional()?
         };
         found.next_due = found.next_due.into_iter().chain(later).min();
@@ -107,8 +112,8 @@ pub(super) fn take(c: &Connection, lease: Lease, mut lanes: Vec<Due>, most: usiz
     let each = if lanes.len() >= most { 1 } else { per_lane.min(most) };
     lanes.truncate(most);
     for Due { lane, until } in lanes {
-        let values =
-            params![Id(lane.tenant.0), lane.environment.code(), lane.channel.code(), lane.urgency.code(), until.millis(), limit(each)];
+        let Lane { tenant, environment, channel, urgency, outlet } = lane;
+        let values = params![Id(tenant.0), environment.code(), channel.code(), urgency.code(), outlet.0, until.millis(), limit(each)];
         waiting.push_back((lane, due.query_map(values, |r| r.get(0))?.collect::<rusqlite::Result<_>>()?));
     }
     while jobs.len() < most
@@ -132,6 +137,7 @@ fn lease_one(c: &Connection, lease: Lease, lane: Lane, seq: i64) -> Result<Job> 
             expires_at: time(r, 2)?,
             recipient: r.get(3)?,
             content: r.get(4)?,
+            tried: r.get::<_, Option<String>>(6)?.as_deref().map(Tried::parse),
         };
         Ok((job, r.get::<_, bool>(5)?))
     });

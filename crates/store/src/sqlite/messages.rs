@@ -49,8 +49,8 @@ const INSERT_MESSAGE: &str = "INSERT INTO messages
     failure_reason)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const INSERT_JOB: &str = "INSERT INTO jobs
-  (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id, urgency)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+  (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, epoch, started_at, config_id, urgency, outlet)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 // A call that is repeated because its answer got lost finds its own row.
 const PUT_CONTENT: &str = "INSERT INTO contents (seq, tenant_id, content) VALUES (?1, ?2, ?3)
   ON CONFLICT (seq) DO UPDATE SET content = excluded.content WHERE tenant_id = excluded.tenant_id";
@@ -195,6 +195,7 @@ impl<'c> Inserts<'c> {
             started_at,
             config,
             Urgency::of(m.priority).code(),
+            m.outlet.0,
         ])?;
         self.audit(m)?;
         // The last thing, so that a row which fails was not counted.

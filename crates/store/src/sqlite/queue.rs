@@ -8,12 +8,12 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::{
     SqliteStore, claim,
-    rows::{Id, code, id, limit, time_or_null},
+    rows::{Id, code, id, limit, time, time_or_null},
     suppressions::{self, Listed},
     usage::Outcomes,
 };
 use crate::{
-    Action, Claimed, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Started, SuppressionRecord, Survey,
+    Action, Claimed, JobRecord, Lane, Lease, Next, Queue, Reaped, Result, Settlement, Start, Started, SuppressionRecord, Survey, Tried,
     callbacks::provider_key,
 };
 
@@ -27,6 +27,12 @@ pub(super) const STATEMENTS: &[&str] = &[
     FINISH,
     RESCHEDULE,
     NAME,
+    REAPED,
+    PARK,
+    PARKED,
+    UNPARK,
+    NEXT_PARKED,
+    FIND_JOB,
     RELEASE,
     UNSTARTED,
     RELEASE_UNSTARTED,
@@ -54,11 +60,23 @@ const STATE: &str = "SELECT m.status, m.environment, m.channel, j.attempt, j.epo
   FROM messages m LEFT JOIN jobs j ON j.seq = m.seq WHERE m.seq = ?1 AND m.tenant_id = ?2";
 const FINISH: &str = "DELETE FROM jobs WHERE seq = ?1";
 // What is to be sent again is a retry from now on.
-const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL,
+const RESCHEDULE: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL, tried = ?4,
+    outlet = ?5, parked = NULL, urgency = CASE WHEN ?2 = 1 THEN ((urgency - 1) | 2) + 1 ELSE urgency END
+  WHERE seq = ?1";
+const REAPED: &str = "UPDATE jobs SET action = ?2, due_at = ?3, epoch = NULL, started_at = NULL, config_id = NULL,
     urgency = CASE WHEN ?2 = 1 THEN ((urgency - 1) | 2) + 1 ELSE urgency END
   WHERE seq = ?1";
 const _: () = assert!(Action::Send.code() == 1);
 const NAME: &str = "INSERT INTO provider_ids (bucket, digest, seq) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+const PARK: &str = "UPDATE jobs SET epoch = NULL, config_id = NULL, parked = due_at, due_at = ?3
+  WHERE seq = ?2 AND epoch = ?1 AND started_at IS NULL";
+const PARKED: &str = "SELECT seq FROM jobs INDEXED BY jobs_parked WHERE parked IS NOT NULL AND tenant_id = ?1 AND channel = ?2
+  ORDER BY parked, seq LIMIT ?3";
+const UNPARK: &str = "UPDATE jobs SET due_at = parked, parked = NULL WHERE seq = ?1 AND parked IS NOT NULL";
+const NEXT_PARKED: &str = "SELECT tenant_id, channel FROM jobs INDEXED BY jobs_parked
+  WHERE parked IS NOT NULL AND (tenant_id, channel) > (?1, ?2) ORDER BY tenant_id, channel LIMIT 1";
+const FIND_JOB: &str = "SELECT action, attempt, due_at, expires_at, epoch IS NOT NULL, started_at, tried, parked IS NOT NULL
+  FROM jobs WHERE seq = ?1 AND tenant_id = ?2";
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL
   WHERE seq = ?2 AND epoch = ?1";
 const UNSTARTED: &str = "SELECT seq FROM jobs WHERE epoch = ?1 AND started_at IS NULL";
@@ -66,7 +84,8 @@ const RELEASE_UNSTARTED: &str = "UPDATE jobs SET epoch = NULL, config_id = NULL 
 const HELD: &str = "SELECT seq FROM jobs WHERE epoch = ?1 ORDER BY seq LIMIT ?2";
 const HELD_JOB: &str = "SELECT tenant_id, attempt, started_at FROM jobs WHERE seq = ?2 AND epoch = ?1";
 const RETRIES_UNKNOWN: &str = "SELECT retry_unknown FROM tenants WHERE id = ?1";
-const SURVEY: &str = "SELECT seq, channel, due_at, CASE WHEN epoch IS NOT NULL AND seq < ?3 AND coalesce(started_at, 0) < ?4
+const SURVEY: &str =
+    "SELECT seq, channel, coalesce(parked, due_at), CASE WHEN epoch IS NOT NULL AND seq < ?3 AND coalesce(started_at, 0) < ?4
     AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.epoch = jobs.epoch) THEN epoch END
   FROM jobs WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 
@@ -185,7 +204,7 @@ impl<'c> Settling<'c> {
                 self.finish.execute([seq])?;
             }
             Next::At(action, at) => {
-                self.reschedule.execute(params![seq, action.code(), at.millis()])?;
+                self.reschedule.execute(params![seq, action.code(), at.millis(), s.tried.as_ref().map(Tried::text), s.outlet.0])?;
             }
         }
         Ok(())
@@ -228,7 +247,7 @@ pub(super) fn reap(c: &Connection, lease: Lease, seq: i64, now: Timestamp, give_
     c.prepare_cached(INSERT_EVENT)?.execute(event)?;
     let retry = c.prepare_cached(RETRIES_UNKNOWN)?.query_row([tenant], |r| r.get(0)).optional()?.unwrap_or(false);
     let (action, at) = if retry { (Action::Send, now) } else { (Action::GiveUp, give_up_at) };
-    c.prepare_cached(RESCHEDULE)?.execute(params![seq, action.code(), at.millis()])?;
+    c.prepare_cached(REAPED)?.execute(params![seq, action.code(), at.millis()])?;
     reaped.unknown += 1;
     Ok(())
 }
@@ -277,6 +296,72 @@ impl Queue for SqliteStore {
             Ok(())
         })
         .await
+    }
+
+    async fn park(&self, lease: Lease, jobs: &[(Seq, Timestamp)]) -> Result<()> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let jobs = jobs.to_vec();
+        self.write(move |c| {
+            let mut park = c.prepare_cached(PARK)?;
+            jobs.iter().try_for_each(|(seq, until)| park.execute(params![lease.0, seq.0, until.millis()]).map(drop))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpark(&self, tenant: TenantId, channel: Channel, rows: usize) -> Result<usize> {
+        let parked = move |c: &Connection| -> Result<Vec<i64>> {
+            let mut select = c.prepare_cached(PARKED)?;
+            Ok(select.query_map(params![Id(tenant.0), channel.code(), limit(rows)], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
+        };
+        // Mostly there is nothing, and the writer is not bothered.
+        if self.read(parked).await?.is_empty() {
+            return Ok(0);
+        }
+        self.write(move |c| {
+            let mut unpark = c.prepare_cached(UNPARK)?;
+            let mut done = 0;
+            for seq in parked(c)? {
+                done += unpark.execute([seq])?;
+            }
+            Ok(done)
+        })
+        .await
+    }
+
+    async fn list_parked(&self, after: Option<(TenantId, Channel)>, rows: usize) -> Result<Vec<(TenantId, Channel)>> {
+        self.read(move |c| {
+            let mut select = c.prepare_cached(NEXT_PARKED)?;
+            let mut found: Vec<(TenantId, Channel)> = Vec::new();
+            while found.len() < rows {
+                // No id is empty, so every one comes after this.
+                let (tenant, channel) =
+                    found.last().copied().or(after).map_or((Vec::new(), 0), |(t, c)| (t.0.as_bytes().to_vec(), c.code()));
+                let read = |r: &Row<'_>| Ok((TenantId(id(r, 0)?), code(r, 1, Channel::from_code)?));
+                let Some(next) = select.query_row(params![tenant, channel], read).optional()? else { break };
+                found.push(next);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn find_job(&self, tenant: TenantId, seq: Seq) -> Result<Option<JobRecord>> {
+        let read = |r: &Row<'_>| {
+            Ok(JobRecord {
+                action: code(r, 0, Action::from_code)?,
+                attempt: r.get(1)?,
+                due_at: time(r, 2)?,
+                expires_at: time(r, 3)?,
+                held: r.get(4)?,
+                started_at: time_or_null(r, 5)?,
+                tried: r.get::<_, Option<String>>(6)?.as_deref().map(Tried::parse),
+                parked: r.get(7)?,
+            })
+        };
+        self.read(move |c| Ok(c.prepare_cached(FIND_JOB)?.query_row(params![seq.0, Id(tenant.0)], read).optional()?)).await
     }
 
     async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {

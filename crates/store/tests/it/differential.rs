@@ -15,8 +15,8 @@ use raven_core::{
 };
 use raven_store::{
     Action, AuditRecord, Claim, Error, InvitationRecord, KeyChange, KeyRecord, Lane, Lease, MessageQuery, NewInvitation, NewKey,
-    NewMessage, NewSuppression, NewTenant, Next, Operation, Reply, Result, Rotation, Scope, Settlement, Start, StateChange, Store,
-    Suppresses, SuppressionFilter, SuppressionQuery, SuppressionRecord, TakeTokens, TenantChange, Urgency,
+    NewMessage, NewSuppression, NewTenant, Next, Operation, Outlet, Reply, Result, Rotation, Scope, Settlement, Start, StateChange, Store,
+    Suppresses, SuppressionFilter, SuppressionQuery, SuppressionRecord, TakeTokens, TenantChange, Tried, Urgency,
     conformance::fixture::{
         at, audit, claim, id, invitation_record, key_record, message, message_claim, new_key, new_tenant, seq, suppression_record,
         tenant_record, tokens, user, violations,
@@ -119,7 +119,13 @@ impl Side {
     }
 
     fn start(&self, seq: Seq, attempt: i16) -> Start {
-        let nowhere = Lane { tenant: tenant_id(0), environment: environment(false), channel: channel(false), urgency: Urgency::Bulk };
+        let nowhere = Lane {
+            tenant: tenant_id(0),
+            environment: environment(false),
+            channel: channel(false),
+            urgency: Urgency::Bulk,
+            outlet: Outlet::NONE,
+        };
         let (lane, lookup) = self.lanes.get(&seq).cloned().unwrap_or((nowhere, String::new()));
         Start { seq, attempt, config: None, lane, lookup }
     }
@@ -138,7 +144,13 @@ impl Side {
             let seq = Seq(seq(4 * i64::try_from(self.offered.len()).expect("few messages")).0 + 2);
             let tenant = tenant_id(d.tenant);
             self.offered.push((seq, tenant));
-            let lane = Lane { tenant, environment: environment(d.test), channel: channel(d.email), urgency: Urgency::Transactional };
+            let lane = Lane {
+                tenant,
+                environment: environment(d.test),
+                channel: channel(d.email),
+                urgency: Urgency::Transactional,
+                outlet: Outlet::NONE,
+            };
             self.lanes.insert(seq, (lane, recipient(d.recipient)));
             let operation = if d.human { Operation::SendMessageAsHuman } else { Operation::SendMessage };
             // The caller of `accept` folds equal keys before.
@@ -203,6 +215,8 @@ impl Side {
                     reason: SuppressionReason::HardBounce,
                 }),
                 is_found_by_id: details == Some(1),
+                tried: details.map(|n| Tried::parse(&format!("{}*{n}", id(3000)))),
+                outlet: Outlet(details.map_or(0, i16::from)),
             }
         };
         reports.iter().map(settlement).collect()
@@ -227,6 +241,7 @@ impl Side {
                         environment: environment(*test),
                         channel: channel(*email),
                         urgency: Urgency::Transactional,
+                        outlet: Outlet::NONE,
                     })
                     .collect();
                 // Which lane comes first is each engine's own; which jobs are had is not.

@@ -276,9 +276,10 @@ impl Honest {
     /// Takes a message to work on that was accepted under the first node's lease.
     fn adopt(&mut self, tenant: TenantId, environment: Environment, seq: Seq, started: bool) {
         let new = message(tenant, seq);
-        let lane = raven_store::Lane { tenant, environment, channel: new.channel, urgency: raven_store::Urgency::of(new.priority) };
+        let urgency = raven_store::Urgency::of(new.priority);
+        let lane = raven_store::Lane { tenant, environment, channel: new.channel, urgency, outlet: new.outlet };
         let (recipient, content, expires_at) = (new.recipient, new.content, new.expires_at);
-        let job = Job { seq, lane, action: Action::Send, attempt: i16::from(started), expires_at, recipient, content };
+        let job = Job { seq, lane, action: Action::Send, attempt: i16::from(started), expires_at, recipient, content, tried: None };
         if started {
             self.calls.push((self.leases[0], job));
         } else {
