@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     callbacks::CallbackUrls,
-    directory::Connection,
+    directory::{Connection, HeldToken},
     mailer::Mailer,
     transport::{CallError, Transport},
 };
@@ -48,11 +48,10 @@ impl Calls {
         match self.transport.call(request, began.elapsed()).await {
             Ok(response) => {
                 let outcome = provider.outcome(&response);
-                if token.is_some() && outcome.as_ref().is_err_and(|e| e.class == Class::Credentials) {
-                    // It may have been withdrawn before its time.
-                    *connection.token.lock().await = None;
+                match outcome {
+                    Err(e) if token.is_some() && e.class == Class::Credentials => Err(self.without_token(connection, began, e).await),
+                    outcome => outcome,
                 }
-                outcome
             }
             Err(CallError::NotSent(text)) => {
                 tracing::warn!(config = %connection.id, error = text, "a provider can't be reached");
@@ -63,6 +62,15 @@ impl Calls {
                 Err(SendError::new(Class::Unknown, "no_answer", "the provider gave no answer"))
             }
         }
+    }
+
+    /// What a refusal says of the credentials where a token stood for them. One that was used before may have been withdrawn before
+    /// its time: that is found out with a new one.
+    async fn without_token(&self, connection: &Connection, began: Instant, refusal: SendError) -> SendError {
+        let mut held = connection.token.lock().await;
+        let was_new = held.as_ref().is_some_and(|token| token.fetched >= began);
+        *held = None;
+        if was_new { refusal } else { SendError { class: Class::Retry { after: None }, ..refusal } }
     }
 
     /// The base URL that the operator put in place of a provider's own.
@@ -83,18 +91,19 @@ impl Calls {
     async fn fetch_token(&self, connection: &Connection, provider: &dyn HttpCall, cx: &Cx<'_>) -> Result<Option<SecretString>, SendError> {
         let now = self.clock.now();
         let mut held = connection.token.lock().await;
-        if let Some((token, until)) = held.as_ref()
+        if let Some(HeldToken { secret, until, .. }) = held.as_ref()
             && now < *until
         {
-            return Ok(Some(token.clone()));
+            return Ok(Some(secret.clone()));
         }
         let Some(request) = provider.token_request(now, cx) else { return Ok(None) };
+        let fetched = Instant::now();
         let response = self.transport.call(request, Duration::ZERO).await.map_err(|e| {
             tracing::warn!(config = %connection.id, error = chain(&e), "a provider hands out no token");
             no_token()
         })?;
         let token = provider.token(&response)?;
-        *held = Some((token.secret.clone(), now.after(token.lasts)));
+        *held = Some(HeldToken { secret: token.secret.clone(), until: now.after(token.lasts), fetched });
         Ok(Some(token.secret))
     }
 

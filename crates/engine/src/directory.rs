@@ -38,6 +38,16 @@ const CONFIGS: usize = 1000;
 /// Gates kept at most before those that say nothing are let go.
 const GATES: usize = 10_000;
 
+/// A token that a provider handed out.
+pub struct HeldToken {
+    /// What requests carry.
+    pub secret: SecretString,
+    /// Until when it is used.
+    pub until: Timestamp,
+    /// When it was asked for.
+    pub fetched: tokio::time::Instant,
+}
+
 /// A provider config, ready to call. Its secrets are wiped when it is dropped.
 pub struct Connection {
     /// The config's id.
@@ -48,8 +58,8 @@ pub struct Connection {
     pub bound: Bound,
     /// SMTP connections, where it is that.
     pub mail: Mailbag,
-    /// A token that the provider handed out, and until when it is used.
-    pub token: tokio::sync::Mutex<Option<(SecretString, Timestamp)>>,
+    /// A token that the provider handed out.
+    pub token: tokio::sync::Mutex<Option<HeldToken>>,
     /// Whether it lets calls through.
     pub gate: Arc<Gate>,
     reach: Reach,

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -17,6 +18,39 @@ use crate::breaker::Breaker;
 
 /// Nanoseconds of a second.
 const SECOND: i64 = 1_000_000_000;
+/// Nanoseconds of what clocks tell.
+const TICK: i64 = 1_000_000;
+
+/// How long calls grow in number after a breaker closed, until there is no limit but the config's own.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// Calls a second at its beginning; twice as many after each [`DOUBLES`].
+const RECOVERY_RATE: i64 = 2;
+const DOUBLES: Duration = Duration::from_secs(5);
+
+/// After a breaker closed: what waited does not fall upon the provider all at once.
+#[derive(Clone, Copy, Debug)]
+struct Recovery {
+    since: Timestamp,
+    /// When the next call may be made, in nanoseconds.
+    next: i64,
+}
+
+impl Recovery {
+    fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
+        (!self.is_over(now) && self.next > nanos(now)).then(|| Timestamp::from_millis(self.next.saturating_add(TICK - 1) / TICK))
+    }
+
+    fn begin(&mut self, now: Timestamp) {
+        let doubled = now.since(self.since).as_millis() / DOUBLES.as_millis();
+        let rate = RECOVERY_RATE << u32::try_from(doubled).unwrap_or(0).min(20);
+        // What was not used is not saved up, but for what belongs to a millisecond.
+        self.next = self.next.max(nanos(now) - TICK) + SECOND / rate;
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.since(self.since) >= RECOVERY
+    }
+}
 
 /// GCRA: a full bucket may be emptied at once, and fills evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +69,10 @@ impl Pace {
         let rate = i64::from(routing.rate_per_second?).max(1);
         let nodes = i64::try_from(nodes).unwrap_or(1).max(1);
         let burst = i64::from(routing.burst.or(routing.rate_per_second)?);
-        Some(Self { interval: (SECOND * nodes / rate).max(1), burst: (burst / nodes).max(1), tat: 0 })
+        let interval = (SECOND * nodes / rate).max(1);
+        // Clocks tell milliseconds: what belongs to one of them may be made at once, or the pace would never be reached.
+        let least = (TICK + interval - 1) / interval;
+        Some(Self { interval, burst: (burst / nodes).max(least), tat: 0 })
     }
 
     /// When the next call may be made: `None`, now.
@@ -61,6 +98,7 @@ const fn nanos(at: Timestamp) -> i64 {
 struct State {
     breaker: Breaker,
     pace: Option<Pace>,
+    recovery: Option<Recovery>,
     routing: Routing,
     nodes: usize,
 }
@@ -123,7 +161,7 @@ impl fmt::Debug for Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State { breaker: Breaker::default(), pace: None, routing: Routing::default(), nodes: 1 }),
+            state: Mutex::new(State { breaker: Breaker::default(), pace: None, recovery: None, routing: Routing::default(), nodes: 1 }),
             guarded: AtomicBool::new(false),
             calm: AtomicBool::new(true),
             open: AtomicBool::new(false),
@@ -200,14 +238,16 @@ impl Gate {
         }
         let state = self.state.lock();
         let breaker = state.breaker.opens_at(now);
-        breaker.max(state.pace.as_ref().and_then(|pace| pace.opens_at(now)))
+        let recovery = state.recovery.as_ref().and_then(|recovery| recovery.opens_at(now));
+        breaker.max(recovery).max(state.pace.as_ref().and_then(|pace| pace.opens_at(now)))
     }
 
     /// When the pace lets the next call through, and when the breaker does: for those who want to know why something waits.
     #[must_use]
     pub fn waits(&self, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>) {
         let state = self.state.lock();
-        (state.pace.as_ref().and_then(|pace| pace.opens_at(now)), state.breaker.opens_at(now))
+        let recovery = state.recovery.as_ref().and_then(|recovery| recovery.opens_at(now));
+        (state.pace.as_ref().and_then(|pace| pace.opens_at(now)), state.breaker.opens_at(now).max(recovery))
     }
 
     /// A call begins; `true` when it is a probe. The caller has seen that it may be made.
@@ -218,6 +258,12 @@ impl Gate {
         let mut state = self.state.lock();
         if let Some(pace) = &mut state.pace {
             pace.begin(now);
+        }
+        if state.recovery.is_some_and(|recovery| recovery.is_over(now)) {
+            state.recovery = None;
+            self.publish(&state);
+        } else if let Some(recovery) = &mut state.recovery {
+            recovery.begin(now);
         }
         state.breaker.begin(now)
     }
@@ -230,6 +276,9 @@ impl Gate {
         }
         let mut state = self.state.lock();
         let turned = state.breaker.end(sign == Sign::Bad, probe, now);
+        if turned {
+            state.recovery = state.breaker.is_closed().then(|| Recovery { since: now, next: nanos(now) });
+        }
         self.publish(&state);
         turned.then(|| if state.breaker.is_closed() { Turn::Closed } else { Turn::Opened })
     }
@@ -239,13 +288,13 @@ impl Gate {
         let closed = state.breaker.is_closed();
         self.open.store(!closed, Ordering::Relaxed);
         self.calm.store(state.breaker.is_calm(), Ordering::Relaxed);
-        self.guarded.store(!closed || state.pace.is_some(), Ordering::Relaxed);
+        self.guarded.store(!closed || state.pace.is_some() || state.recovery.is_some(), Ordering::Relaxed);
     }
 
     /// Is there nothing about it that the config itself doesn't say?
     pub(crate) fn is_plain(&self) -> bool {
         let state = self.state.lock();
-        state.breaker.is_calm() && state.pace.is_none()
+        state.breaker.is_calm() && state.pace.is_none() && state.recovery.is_none()
     }
 }
 
@@ -277,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_pace_is_kept_exactly_over_a_minute() {
-        for (rate, burst, first) in [(1, None, 1), (7, Some(3), 3), (100, None, 100), (10_000, Some(1), 1)] {
+        for (rate, burst, first) in [(1, None, 1), (7, Some(3), 3), (100, None, 100), (10_000, Some(1), 10)] {
             let gate = Gate::default();
             gate.set(&paced(rate, burst), 1);
             let made = calls(&gate, 0, 60_000);
@@ -335,6 +384,25 @@ mod tests {
         assert!(gate.begin(at(5000)));
         assert_eq!(gate.end(&Ok(Sent::default()), true, at(5001)), Some(Turn::Closed));
         assert!(!gate.turns_away() && gate.opens_at(at(5001)).is_none());
+    }
+
+    #[test]
+    fn what_waited_for_a_breaker_comes_little_by_little() {
+        let gate = Gate::default();
+        let down = Err(SendError::new(Class::Unknown, "no", ""));
+        for _ in 0..5 {
+            gate.end(&down, false, at(0));
+        }
+        assert!(gate.begin(at(5000)));
+        gate.end(&Ok(Sent::default()), true, at(5000));
+        let each: Vec<u64> = (0..6).map(|n| calls(&gate, 5000 + n * 5000, 5000)).collect();
+        for (n, made) in (0..).zip(&each) {
+            let even = 10 << n;
+            assert!((even..=even + even / 10 + 1).contains(made), "{each:?}");
+        }
+        assert_eq!(gate.opens_at(at(65_000)), None);
+        gate.begin(at(65_000));
+        assert!(gate.is_plain());
     }
 
     #[test]

@@ -89,6 +89,7 @@ async fn what_may_have_gone_out_is_not_repeated_and_ends_as_unknown() {
 #[tokio::test]
 async fn what_did_not_go_out_is_tried_again() {
     for behaviour in [Behaviour::ServerError, Behaviour::RateLimited { retry_after: None }, Behaviour::WrongCredentials] {
+        let pauses = behaviour == Behaviour::WrongCredentials;
         with_first(behaviour.clone(), async |app, t, _, id| {
             let message = app.message(&t.live, &id).await;
             assert_eq!(
@@ -97,6 +98,13 @@ async fn what_did_not_go_out_is_tried_again() {
                 "{behaviour:?}"
             );
             app.advance(Duration::from_secs(120)).await;
+            if pauses {
+                // Nothing goes through the config until its credentials are seen to work.
+                assert_eq!(kinds(&app.message(&t.live, &id).await).len(), 3);
+                app.clock.advance(Duration::from_secs(300));
+                app.engine.housekeeping.heal().await.expect("the store works");
+                app.advance(Duration::ZERO).await;
+            }
             let message = app.message(&t.live, &id).await;
             assert_eq!(
                 (kinds(&message), &message["status"]),

