@@ -225,7 +225,12 @@ mod tests {
     async fn every_request_has_its_own_number_and_other_answers_are_told() {
         let sink = Sink::start().expect("it starts");
         let next = Arc::new(AtomicU64::new(5));
-        let target = Target { address: sink.address, template: Template::message("k", "mark##########", Keys::Absent), expects: ACCEPTED, next: next.clone() };
+        let target = Target {
+            address: sink.address,
+            template: Template::message("k", "mark##########", Keys::Absent),
+            expects: ACCEPTED,
+            next: next.clone(),
+        };
         sink.note();
         let load = Load::start(&target, 3, None).expect("it starts");
         load.measure();
@@ -247,7 +252,8 @@ mod tests {
     #[tokio::test]
     async fn a_gate_lets_no_more_through_than_it_says() {
         let (elsewhere, sink) = (Sink::start().expect("it starts"), Sink::start().expect("it starts"));
-        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
+        let target =
+            Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
         // Nothing ever arrives at the other provider, and refused requests don't count: a gate of 0 lets nothing through.
         let load = Load::start(&target, 2, Some(Gate { arrivals: elsewhere.arrivals(), most: 0 })).expect("it starts");
         let outcome = load.finish().await.expect("it ends");
@@ -257,7 +263,8 @@ mod tests {
     #[tokio::test]
     async fn a_gate_that_opens_lets_waiting_connections_on() {
         let sink = Sink::start().expect("it starts");
-        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
+        let target =
+            Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
         // More connections than may be under way: all but one wait at any time, and what arrives lets others on.
         let load = Load::start(&target, 8, Some(Gate { arrivals: sink.arrivals(), most: 1 })).expect("it starts");
         while sink.arrivals().count() < 20 {

@@ -59,7 +59,11 @@ fn prefixes() -> Schema {
 
 fn countries() -> Schema {
     let item = ObjectBuilder::new().pattern(Some("^[A-Za-z]{2}$"));
-    texts(item, "KE", "Countries of phone numbers, for sms and whatsapp: ISO 3166-1 alpha-2. Those that share a calling code are told apart.")
+    texts(
+        item,
+        "KE",
+        "Countries of phone numbers, for sms and whatsapp: ISO 3166-1 alpha-2. Those that share a calling code are told apart.",
+    )
 }
 
 fn domains() -> Schema {

@@ -72,9 +72,9 @@ const BY_STATUS: &str = page!(
     "
   SELECT m.* FROM (
     SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id, segments,
-      cost_currency, cost_micros, failure_reason, encoding, priority, row_number() OVER (ORDER BY status DESC, seq DESC) AS n
-    FROM messages WHERE tenant_id = $1 AND status >= $12 AND (status, seq) < ($12, $3) AND status >= 40 AND status <> 60
-    ORDER BY status DESC, seq DESC LIMIT $4::bigint + 1
+      cost_currency, cost_micros, failure_reason, encoding, priority, row_number() OVER (ORDER BY rare DESC, seq DESC) AS n
+    FROM messages WHERE tenant_id = $1 AND rare >= $12 AND (rare, seq) < ($12, $3) AND rare IS NOT NULL
+    ORDER BY rare DESC, seq DESC LIMIT $4::bigint + 1
   ) m WHERE m.seq >= $2"
 );
 

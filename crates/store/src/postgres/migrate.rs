@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
     Step { number: 5, name: "suppressions", sql: include_str!("../../migrations/0005_suppressions/postgres.sql") },
     Step { number: 6, name: "callbacks", sql: include_str!("../../migrations/0006_callbacks/postgres.sql") },
     Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/postgres.sql") },
+    Step { number: 8, name: "rare_statuses", sql: include_str!("../../migrations/0008_rare_statuses/postgres.sql") },
 ];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.
@@ -48,9 +49,11 @@ const APPLIED: &str = "SELECT COALESCE(max(number), 0) AS applied FROM migration
 const RECORD: &str = "INSERT INTO migrations (number, name, applied_at) VALUES ($1, $2, $3)";
 const EXISTING: &str =
     "SELECT relname::text AS name FROM pg_class WHERE relname = ANY ($1::text[]) AND relkind = 'r' AND pg_table_is_visible(oid)";
+const STORED_COLUMNS: &str = "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns FROM pg_attribute \
+     WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[LOCK, HAS_TABLE, APPLIED, RECORD, EXISTING];
+pub(super) const STATEMENTS: &[&str] = &[LOCK, HAS_TABLE, APPLIED, RECORD, EXISTING, STORED_COLUMNS];
 
 /// A step may rewrite a table, which takes its time; but what it waits for others, they wait for it.
 const STEP_LIMITS: &str =
@@ -215,13 +218,16 @@ async fn create(connection: &mut Connection, partition: &Partition, now: Timesta
     if !missing(connection, now).await?.iter().any(|p| p.name == *name) {
         return Ok(connection.rollback().await?);
     }
+    // What is generated can't be given.
+    let rows = connection.query(STORED_COLUMNS, &[table]).await?;
+    let columns: String = rows.first().map(|row| get(row, "columns")).transpose()?.unwrap_or_default();
     let made = connection
         .batch(&format!(
             "SET LOCAL lock_timeout = '4s';
-             CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (fillfactor = {fill});
+             CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED) WITH (fillfactor = {fill});
              LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE;
-             WITH early AS (DELETE FROM {table}_default WHERE {column} >= {from} AND {column} < {to} RETURNING *)
-               INSERT INTO {name} SELECT * FROM early;
+             WITH early AS (DELETE FROM {table}_default WHERE {column} >= {from} AND {column} < {to} RETURNING {columns})
+               INSERT INTO {name} ({columns}) SELECT {columns} FROM early;
              ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to})"
         ))
         .await;

@@ -24,6 +24,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { number: 5, name: "suppressions", sql: include_str!("../../migrations/0005_suppressions/sqlite.sql") },
     Step { number: 6, name: "callbacks", sql: include_str!("../../migrations/0006_callbacks/sqlite.sql") },
     Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/sqlite.sql") },
+    Step { number: 8, name: "rare_statuses", sql: include_str!("../../migrations/0008_rare_statuses/sqlite.sql") },
 ];
 
 /// Number of the last step.

@@ -27,7 +27,7 @@ const BY_STATUS: &str =
     "SELECT seq, environment, channel, source, status, recipient, external_id, provider, config_id, provider_message_id,
     segments, cost_currency, cost_micros, failure_reason, encoding, priority
   FROM messages INDEXED BY messages_status
-  WHERE tenant_id = ?1 AND status = ?4 AND status >= 40 AND status <> 60 AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
+  WHERE tenant_id = ?1 AND rare = ?4 AND rare IS NOT NULL AND seq >= ?2 AND seq < ?3 ORDER BY seq DESC";
 
 fn message(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
     Ok(MessageRecord {

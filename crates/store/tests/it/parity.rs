@@ -59,7 +59,7 @@ async fn sqlite() -> Schema {
     let c = rusqlite::Connection::open(&path).expect("the file is there");
     let mut schema = Schema::default();
     for table in rows(&c, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'", |r| r.get::<_, String>(0)) {
-        let columns = rows(&c, &format!("PRAGMA table_info({table})"), |r| {
+        let columns = rows(&c, &format!("PRAGMA table_xinfo({table})"), |r| {
             Ok((r.get::<_, String>(1)?, r.get::<_, String>(2)?, r.get::<_, bool>(3)?, r.get::<_, i64>(5)?))
         });
         let mut key: Vec<_> = columns.iter().filter(|(.., place)| *place > 0).map(|(name, _, _, place)| (*place, name.clone())).collect();
