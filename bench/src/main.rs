@@ -113,6 +113,8 @@ enum Figure {
     #[value(alias = "load")]
     Memory,
     Fairness,
+    Failover,
+    Hanging,
     Backlog,
     List,
     Decay,
@@ -124,12 +126,14 @@ enum Figure {
 
 impl Figure {
     /// Those that are measured with both engines.
-    const OF_BOTH: [Self; 9] = [
+    const OF_BOTH: [Self; 11] = [
         Self::DeliverWide,
         Self::Single,
         Self::Latency,
         Self::Memory,
         Self::Fairness,
+        Self::Failover,
+        Self::Hanging,
         Self::Backlog,
         Self::List,
         Self::Decay,
@@ -336,12 +340,23 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
         conclude("latency", bounded(longest, figures::latency::measure(bench, &engines)).await);
     }
     // Engine after engine, figure after figure.
-    let each = [Figure::Memory, Figure::Fairness, Figure::Backlog, Figure::List, Figure::Decay, Figure::Sustained];
+    let each = [
+        Figure::Memory,
+        Figure::Fairness,
+        Figure::Failover,
+        Figure::Hanging,
+        Figure::Backlog,
+        Figure::List,
+        Figure::Decay,
+        Figure::Sustained,
+    ];
     for figure in each.into_iter().filter(|figure| arguments.wants(*figure)) {
         for engine in engines.iter().copied() {
             let done = match figure {
                 Figure::Memory => bounded(longest, figures::memory::measure(bench, engine)).await,
                 Figure::Fairness => bounded(longest, figures::fairness::measure(bench, engine)).await,
+                Figure::Failover => bounded(longest, figures::failover::measure(bench, engine)).await,
+                Figure::Hanging => bounded(longest, figures::hanging::measure(bench, engine)).await,
                 Figure::Backlog => bounded(longest, figures::backlog::measure(bench, engine)).await,
                 Figure::List => bounded(longest, figures::list::measure(bench, engine)).await,
                 Figure::Decay => bounded(longest, figures::decay::measure(bench, engine)).await,
