@@ -15,6 +15,9 @@ use crate::{
 const OTHER: ConfigId = ConfigId(id(3001));
 const THIRD: ConfigId = ConfigId(id(3002));
 
+/// Why a failure goes nowhere else, what tells of it, and the status after it.
+type Case<'a> = (&'a str, &'a dyn Fn(Seq) -> Reading, Status);
+
 fn detour(config: ConfigId) -> Detour {
     Detour { config, label: "Another".to_owned() }
 }
@@ -102,7 +105,7 @@ pub async fn what_is_no_certain_failure_of_the_config_goes_nowhere_else(store: A
     let one = tenant(&store, 1).await?;
     let usual = |seq| told(one, vec![failed(seq, "f", &[OTHER])]);
     let suppressing = Suppressing { id: SuppressionId(id(9)), reason: SuppressionReason::Unsubscribed, only_after: None };
-    let cases: [(&str, &dyn Fn(Seq) -> Reading, Status); 6] = [
+    let cases: [Case<'_>; 6] = [
         ("nobody proved it", &|seq| Reading { is_trusted: false, ..usual(seq) }, Status::Failed),
         (
             "it is about another attempt",
