@@ -114,6 +114,8 @@ enum Figure {
     #[value(alias = "load")]
     Memory,
     Fairness,
+    Failover,
+    Hanging,
     Backlog,
     List,
     Decay,
@@ -125,13 +127,15 @@ enum Figure {
 
 impl Figure {
     /// Those that are measured with both engines.
-    const OF_BOTH: [Self; 10] = [
+    const OF_BOTH: [Self; 12] = [
         Self::DeliverWide,
         Self::Single,
         Self::Latency,
         Self::Callbacks,
         Self::Memory,
         Self::Fairness,
+        Self::Failover,
+        Self::Hanging,
         Self::Backlog,
         Self::List,
         Self::Decay,
@@ -341,12 +345,23 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
         conclude("callbacks", bounded(longest, figures::callbacks::measure(bench, &engines)).await);
     }
     // Engine after engine, figure after figure.
-    let each = [Figure::Memory, Figure::Fairness, Figure::Backlog, Figure::List, Figure::Decay, Figure::Sustained];
+    let each = [
+        Figure::Memory,
+        Figure::Fairness,
+        Figure::Failover,
+        Figure::Hanging,
+        Figure::Backlog,
+        Figure::List,
+        Figure::Decay,
+        Figure::Sustained,
+    ];
     for figure in each.into_iter().filter(|figure| arguments.wants(*figure)) {
         for engine in engines.iter().copied() {
             let done = match figure {
                 Figure::Memory => bounded(longest, figures::memory::measure(bench, engine)).await,
                 Figure::Fairness => bounded(longest, figures::fairness::measure(bench, engine)).await,
+                Figure::Failover => bounded(longest, figures::failover::measure(bench, engine)).await,
+                Figure::Hanging => bounded(longest, figures::hanging::measure(bench, engine)).await,
                 Figure::Backlog => bounded(longest, figures::backlog::measure(bench, engine)).await,
                 Figure::List => bounded(longest, figures::list::measure(bench, engine)).await,
                 Figure::Decay => bounded(longest, figures::decay::measure(bench, engine)).await,

@@ -177,6 +177,15 @@ impl Server {
         Ok(all)
     }
 
+    /// Gives a tenant another config of Africa's Talking, with this username and priority.
+    pub(crate) async fn config(&self, slug: &str, username: &str, priority: u16) -> Result<Uuid> {
+        let bearer = format!("Bearer {}", self.binary.token(&self.place)?);
+        let within = [("authorization", bearer.as_str()), ("x-tenant-slug", slug)];
+        let mut connection = Connection::open(self.address).await?;
+        let made = configure(&mut connection, &within, username, priority).await?;
+        uuid_of(&made["id"])
+    }
+
     /// Where a load goes that sends as this tenant, with numbers from `first` on.
     pub(crate) fn target(&self, tenant: &Tenant, keys: Keys, first: u64) -> Target {
         let template = Template::message(&tenant.api_key, TEXT, keys);
@@ -204,14 +213,18 @@ async fn make(connection: &mut Connection, bearer: &str, slug: &str, username: &
     let within = [("authorization", bearer), ("x-tenant-slug", slug)];
     let key = json!({"name": "bench", "environment": "live", "rateLimitRpm": 100_000_000});
     let key = post(connection, "/v1/admin/api-keys", &within, &key).await?;
-    let config = json!({"provider": "africas_talking", "label": "Loopback", "publicConfig": {"username": username}, "secretConfig": {"api_key": "atsk_0000000000000000"}});
-    let config = post(connection, "/v1/admin/providers", &within, &config).await?;
+    let config = configure(connection, &within, username, 100).await?;
     Ok(Tenant {
         id: uuid_of(&tenant["id"])?,
         config: uuid_of(&config["id"])?,
         callback_path: callback_path(&config)?,
         api_key: key["plaintext"].as_str().context("no key")?.to_owned(),
     })
+}
+
+async fn configure(connection: &mut Connection, within: &[(&str, &str)], username: &str, priority: u16) -> Result<Value> {
+    let config = json!({"provider": "africas_talking", "label": "Loopback", "priority": priority, "publicConfig": {"username": username}, "secretConfig": {"api_key": "atsk_0000000000000000"}});
+    post(connection, "/v1/admin/providers", within, &config).await
 }
 
 async fn post(connection: &mut Connection, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {

@@ -27,7 +27,13 @@ pub(crate) const MARK: &str = "mark";
 pub(crate) const SLOW: &str = "slow";
 /// How a form of theirs begins.
 const SLOW_FORM: &[u8] = b"username=slow&";
-/// How long it takes for them.
+/// The username of those whose provider is down: it answers 500.
+pub(crate) const DOWN: &str = "down";
+const DOWN_FORM: &[u8] = b"username=down&";
+/// The username of those whose provider takes requests and never answers.
+pub(crate) const HANGS: &str = "hangs";
+const HANGS_FORM: &[u8] = b"username=hangs&";
+/// How long it takes for [`SLOW`].
 const HOLD: Duration = Duration::from_secs(1);
 /// Bytes of a request that are read at most.
 const REQUEST_MAX: usize = 64 * 1024;
@@ -37,6 +43,9 @@ struct Counters {
     arrivals: AtomicU64,
     /// Of them, those that were answered late.
     held: AtomicU64,
+    /// Requests of [`DOWN`] and of [`HANGS`], which arrive nowhere.
+    refused: AtomicU64,
+    hung: AtomicU64,
     /// Are arrivals noted one by one?
     noting: AtomicBool,
     notes: Mutex<Vec<(u64, Instant)>>,
@@ -93,6 +102,16 @@ impl Sink {
         self.counters.held.load(Ordering::Relaxed)
     }
 
+    /// Requests of [`DOWN`] that were answered 500 so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.counters.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests of [`HANGS`] that were not answered so far.
+    pub(crate) fn hung(&self) -> u64 {
+        self.counters.hung.load(Ordering::Relaxed)
+    }
+
     /// From now on the arrival of each marked text is noted.
     pub(crate) fn note(&self) {
         self.counters.noting.store(true, Ordering::Relaxed);
@@ -120,6 +139,8 @@ fn answer() -> Template {
     )
 }
 
+const DOWN_ANSWER: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n";
+
 /// Answers one request after the other. Whatever goes wrong ends the connection.
 async fn serve(mut stream: TcpStream, counters: Arc<Counters>) -> std::io::Result<()> {
     let template = answer();
@@ -134,6 +155,19 @@ async fn serve(mut stream: TcpStream, counters: Arc<Counters>) -> std::io::Resul
         let now = Instant::now();
         filled += read;
         while let Some(head) = http::head(&buffer[..filled]).filter(|head| head.total() <= filled) {
+            let body = &buffer[head.len..head.total()];
+            if body.starts_with(HANGS_FORM) {
+                counters.hung.fetch_add(1, Ordering::Relaxed);
+                // Until whoever asked has had enough.
+                return stream.read(&mut buffer).await.map(drop);
+            }
+            if body.starts_with(DOWN_FORM) {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                stream.write_all(DOWN_ANSWER).await?;
+                buffer.copy_within(head.total()..filled, 0);
+                filled -= head.total();
+                continue;
+            }
             let number = counters.arrivals.fetch_add(1, Ordering::Relaxed);
             if counters.noting.load(Ordering::Relaxed)
                 && let Some(mark) = mark(&buffer[head.len..head.total()])
@@ -198,6 +232,27 @@ mod tests {
         assert_eq!(second.call(&quick).await.expect("it answers").status, 201);
         assert_eq!((sink.held(), sink.arrivals().count()), (1, 2));
         waits.abort();
+    }
+
+    #[tokio::test]
+    async fn who_is_down_answers_500_who_hangs_nothing_and_neither_counts_as_arrived() {
+        let sink = Sink::start().expect("it starts");
+        sink.note();
+        let ask =
+            |username: &str| http::request("POST", "/version1/messaging", &[], &format!("username={username}&message=mark0000000001"));
+        let mut down = http::Connection::open(sink.address).await.expect("it listens");
+        for _ in 0..2 {
+            assert_eq!(down.call(&ask(DOWN)).await.expect("it answers").status, 500);
+        }
+        let mut hangs = http::Connection::open(sink.address).await.expect("it listens");
+        let stuck = ask(HANGS);
+        let waits = tokio::spawn(async move { hangs.call(&stuck).await.map(|a| a.status) });
+        while sink.hung() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waits.is_finished());
+        waits.abort();
+        assert_eq!((sink.refused(), sink.hung(), sink.arrivals().count(), sink.noted()), (2, 1, 0, 0));
     }
 
     #[tokio::test]

@@ -54,6 +54,14 @@ impl Template {
         Self::of((head + &body).into_bytes())
     }
 
+    /// The same, through this provider config only.
+    pub(crate) fn pinned(api_key: &str, config: uuid::Uuid) -> Self {
+        let body = format!(
+            "{{\"channel\":\"sms\",\"to\":\"{RECIPIENT}\",\"body\":\"{TEXT}\",\"provider\":\"{config}\",\"idempotencyKey\":\"order-{NUMBER}\"}}"
+        );
+        Self::of(http::request("POST", "/v1/messages", &[("x-raven-key", api_key)], &body))
+    }
+
     /// Any request or answer.
     pub(crate) fn of(bytes: Vec<u8>) -> Self {
         let find = |what: &str| (0..bytes.len()).filter(|at| bytes[*at..].starts_with(what.as_bytes())).collect();

@@ -19,9 +19,11 @@ use crate::{
 pub(crate) mod backlog;
 pub(crate) mod callbacks;
 pub(crate) mod decay;
+pub(crate) mod failover;
 pub(crate) mod fairness;
 pub(crate) mod footprint;
 pub(crate) mod guard;
+pub(crate) mod hanging;
 pub(crate) mod latency;
 pub(crate) mod list;
 pub(crate) mod memory;

@@ -74,6 +74,12 @@ impl Quiet {
         Ok(())
     }
 
+    /// What was measured so far counts no more.
+    pub(crate) fn forget(&mut self) {
+        self.times.clear();
+        self.windows.clear();
+    }
+
     /// All windows together.
     pub(crate) fn times(&self) -> Durations {
         Durations::of(self.times.clone())

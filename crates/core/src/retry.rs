@@ -45,6 +45,23 @@ impl RetryPolicy {
     }
 }
 
+/// May a message that a provider reported as not delivered, for this reason, still arrive through another one? Not where the reason is
+/// the recipient's or the message's own: those go with it. A code that is not known is the route's.
+#[must_use]
+pub fn may_arrive_elsewhere(code: &str) -> bool {
+    !matches!(
+        code,
+        // There is nobody there, or nobody who wants it.
+        "hard_bounce" | "soft_bounce" | "unregistered" | "unknown_recipient" | "invalid_recipient" | "not_a_mobile_number" | "blocked"
+            | "do_not_disturb" | "mailbox_full" | "mailbox_unavailable" | "recipient_opted_out" | "recipient_suppressed" | "too_many_to_recipient"
+            // No provider carries it.
+            | "body_too_long" | "invalid_message" | "missing_body" | "media_unavailable" | "unsupported_attachment" | "outside_window"
+            | "rejected_by_policy" | "invalid_template" | "template_not_found" | "template_paused" | "template_disabled"
+            // Somebody stopped it, it is there already, or nobody knows.
+            | "canceled" | "duplicate_message_id" | "delivery_unknown"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +88,16 @@ mod tests {
         for jitter in [0, 128, 255] {
             assert!(wait(1, Some(120), jitter).unwrap() >= 120_000);
             assert!(wait(9, Some(1), jitter).unwrap() < 4000);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_recipient_or_the_message_is_wrong_everywhere() {
+        for code in ["unknown_recipient", "recipient_opted_out", "hard_bounce", "body_too_long", "delivery_unknown", "canceled"] {
+            assert!(!may_arrive_elsewhere(code), "{code}");
+        }
+        for code in ["undelivered", "unreachable", "filtered", "no_route", "expired", "insufficient_balance", "30034"] {
+            assert!(may_arrive_elsewhere(code), "{code}");
         }
     }
 

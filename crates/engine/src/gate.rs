@@ -215,10 +215,15 @@ impl Gate {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Is its breaker open, and no probe due?
+    /// Is its breaker open, and no probe due? Or is it only just closed, and takes no more at this moment: what finds another config
+    /// needs not wait for that.
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
-        self.open.load(Ordering::Relaxed) && self.state.lock().breaker.opens_at(now).is_some()
+        if !self.guarded.load(Ordering::Relaxed) {
+            return false;
+        }
+        let state = self.state.lock();
+        state.breaker.opens_at(now).is_some() || state.recovery.is_some_and(|recovery| recovery.opens_at(now).is_some())
     }
 
     /// Should what waits here look for another config?
@@ -403,6 +408,25 @@ mod tests {
         assert_eq!(gate.opens_at(at(65_000)), None);
         gate.begin(at(65_000));
         assert!(gate.is_plain());
+    }
+
+    #[test]
+    fn what_has_just_recovered_counts_as_open_until_it_takes_the_next_call() {
+        let gate = Gate::default();
+        for _ in 0..5 {
+            gate.end(&Err(SendError::new(Class::Unknown, "no", "")), false, at(0));
+        }
+        assert!(gate.begin(at(5000)));
+        gate.end(&Ok(Sent::default()), true, at(5000));
+        assert!(!gate.is_open(at(5000)), "the first one");
+        gate.begin(at(5000));
+        assert!(gate.is_open(at(5001)) && gate.is_open(at(5490)) && !gate.is_open(at(5500)), "two a second");
+        assert!(!gate.is_open(at(65_000)));
+        // A pace alone sends nobody elsewhere.
+        let paced_only = Gate::default();
+        paced_only.set(&paced(1, Some(1)), 1);
+        paced_only.begin(at(0));
+        assert!(!paced_only.is_open(at(1)) && paced_only.opens_at(at(1)).is_some());
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, Seq, Status, SuppressionId, SuppressionReason, TenantId, Timestamp, lookup::ProviderKey,
-    money::Money, suppression::comparable,
+    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionId, SuppressionReason, TenantId, Timestamp,
+    lookup::ProviderKey, money::Money, retry::RetryPolicy, suppression::comparable,
 };
 
-use crate::{Action, InboundRecord, Result};
+use crate::{Action, InboundRecord, Outlet, Result, Tried, Urgency};
 
 /// A callback as it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,18 @@ pub struct Reported {
     pub cost: Option<Money>,
     /// What it says of the recipient, for the messages after this one.
     pub suppresses: Option<Suppressing>,
+    /// Where it failed: the configs through which the message may still arrive, the best ones first. It goes through the first one
+    /// through which no report told of a failure yet, and does not fail.
+    pub detours: Vec<Detour>,
+}
+
+/// A config that may carry what another one could not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detour {
+    /// Its id.
+    pub config: ConfigId,
+    /// What it is called, for the timeline.
+    pub label: String,
 }
 
 /// What a report says of a recipient.
@@ -197,6 +209,9 @@ pub trait Callbacks: Send + Sync {
     /// stand in the order of the readings.
     async fn apply_callbacks(&self, readings: &[Reading], now: Timestamp) -> Result<Vec<CallbackState>>;
 
+    /// The message that a config's provider knows by this id, where its callbacks know no other.
+    async fn find_by_provider_id(&self, tenant: TenantId, config: ConfigId, provider_id: &str, now: Timestamp) -> Result<Option<Seq>>;
+
     /// Has stored callbacks read again, oldest first after a place, at most so many. The last one of them, where the next call goes
     /// on; `None` when there are no more; and how many.
     async fn replay_callbacks(&self, which: &Replay, after: Option<Seq>, limit: usize, now: Timestamp) -> Result<(Option<Seq>, usize)>;
@@ -213,6 +228,7 @@ pub(crate) struct Target {
     pub(crate) environment: Environment,
     pub(crate) channel: Channel,
     pub(crate) status: Status,
+    pub(crate) priority: Priority,
     pub(crate) recipient: String,
     pub(crate) config: Option<ConfigId>,
     pub(crate) provider_message_id: Option<String>,
@@ -223,13 +239,20 @@ pub(crate) struct Target {
     pub(crate) job: Option<(Action, bool)>,
     /// When the provider took it, as its answer told.
     pub(crate) sent_at: Option<Timestamp>,
+    /// Its newest attempt.
+    pub(crate) attempt: i16,
     /// Reports that are in its timeline.
     pub(crate) told: HashSet<(EventKind, String)>,
+    /// Configs through which it failed, as reports told.
+    pub(crate) failed: Tried,
 }
 
 /// What a report adds to the message's timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Addition {
+    /// The line's kind and what tells it from others of its kind.
+    pub(crate) kind: EventKind,
+    pub(crate) key: String,
     pub(crate) at: Timestamp,
     pub(crate) detail: Option<String>,
     /// The recipient to suppress, or whose soft bounces are forgotten, in the form in which recipients are compared.
@@ -240,6 +263,19 @@ pub(crate) struct Addition {
     pub(crate) rose_to: Option<Status>,
     /// Is its job not needed any more?
     pub(crate) ends_job: bool,
+    /// It is to be sent again, another way.
+    pub(crate) resend: Option<Resend>,
+}
+
+/// A job that sends a message again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resend {
+    /// The newest attempt.
+    pub(crate) attempt: i16,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) urgency: Urgency,
+    pub(crate) tried: Tried,
+    pub(crate) outlet: Outlet,
 }
 
 /// What becomes of a report.
@@ -254,11 +290,31 @@ pub(crate) enum Told {
 }
 
 impl Target {
+    /// Takes in a line of the timeline, as it was stored.
+    pub(crate) fn read(&mut self, kind: EventKind, at: Timestamp, attempt: i16, report: Option<String>) {
+        self.attempt = self.attempt.max(attempt);
+        match report {
+            None if kind == EventKind::Sent => self.sent_at = self.sent_at.max(Some(at)),
+            None => {}
+            // Written in the place of a failure.
+            Some(report) if kind == EventKind::RetryScheduled => {
+                let (failed, key) = report.split_once('|').unwrap_or(("", &report));
+                if let Some(config) = ConfigId::parse(failed) {
+                    self.failed.end(config);
+                }
+                self.told.insert((EventKind::Failed, key.to_owned()));
+            }
+            Some(report) => {
+                self.told.insert((kind, report));
+            }
+        }
+    }
+
     /// Applies a report.
     ///
     /// Whatever the order in which reports come, the message ends the same: the highest status stays, and its reason; of two reports
     /// of one status the reason that sorts first; the highest cost.
-    pub(crate) fn apply(&mut self, reading: &Reading, report: &Reported) -> Told {
+    pub(crate) fn apply(&mut self, reading: &Reading, report: &Reported, now: Timestamp) -> Told {
         let names_it = report.provider_message_id.is_some() && self.provider_message_id == report.provider_message_id;
         if !(reading.is_trusted || names_it && self.config == Some(reading.config)) {
             return Told::Nothing;
@@ -279,7 +335,8 @@ impl Target {
             let what = detail.unwrap_or_else(|| report.kind.name().to_owned());
             detail = Some(format!("{what} (a copy, to {address})"));
         }
-        let status = report.status.filter(|_| !is_copy).filter(|status| self.takes(reading, *status));
+        let detour = if is_copy { None } else { self.detour(reading, report, now) };
+        let status = report.status.filter(|_| !is_copy && detour.is_none()).filter(|status| self.takes(reading, *status));
         let rose_to = status.filter(|status| *status > self.status);
         if let Some(status) = rose_to {
             self.status = status;
@@ -304,7 +361,47 @@ impl Target {
         let ends_job = rose_to.is_some_and(|status| self.is_done_with(status));
         // Providers tell whole seconds: what followed our call is not shown before it.
         let at = self.sent_at.map_or(report.at, |sent| report.at.max(sent)).max(self.seq.at());
-        Told::Added(Addition { at, detail, address, is_delivery: !is_copy && report.kind == EventKind::Delivered, rose_to, ends_job })
+        let (mut kind, mut key) = (report.kind, report.key.clone());
+        let resend = detour.map(|detour| {
+            let why = detail.take().or_else(|| report.reason.clone()).unwrap_or_else(|| report.kind.name().to_owned());
+            detail = Some(format!("{why}; next: {}", detour.label));
+            self.job = Some((Action::Send, false));
+            self.failed.end(reading.config);
+            (kind, key) = (EventKind::RetryScheduled, format!("{}|{key}", reading.config));
+            Resend {
+                attempt: self.attempt,
+                expires_at: self.expires_at(),
+                urgency: Urgency::of(self.priority).retried(),
+                tried: self.failed.clone(),
+                outlet: Outlet::of(Some(detour.config)),
+            }
+        });
+        let is_delivery = !is_copy && report.kind == EventKind::Delivered;
+        Told::Added(Addition { kind, key, at, detail, address, is_delivery, rose_to, ends_job, resend })
+    }
+
+    /// Where the message goes in place of failing: when the provider that has it says for certain that it did not arrive, and another
+    /// config was not tried so. Never after anything further was told of it, or while it is sent already.
+    fn detour<'r>(&self, reading: &Reading, report: &'r Reported, now: Timestamp) -> Option<&'r Detour> {
+        let is_failure = report.status == Some(Status::Failed) && report.suppresses.is_none();
+        let waits_for_nothing = matches!(self.job, None | Some((Action::GiveUp, false)));
+        let is_its_own = self.config == Some(reading.config)
+            && (report.provider_message_id.is_none()
+                || self.provider_message_id.is_none()
+                || report.provider_message_id == self.provider_message_id);
+        if !(is_failure && reading.is_trusted && waits_for_nothing && is_its_own)
+            || self.environment != Environment::Live
+            || self.status > Status::Sent
+            || now >= self.expires_at()
+        {
+            return None;
+        }
+        report.detours.iter().find(|detour| detour.config != reading.config && !self.failed.is_over(detour.config))
+    }
+
+    /// When it is too old to be sent again.
+    fn expires_at(&self) -> Timestamp {
+        self.seq.at().after(RetryPolicy::of(self.channel).max_age)
     }
 
     /// Does a report of this status concern the message as it is now? That an attempt through another config failed, or that one

@@ -172,6 +172,8 @@ pub(crate) struct JobFacts {
     pub(crate) started_at: Option<Timestamp>,
     /// The status of its message, if that is there.
     pub(crate) message: Option<Status>,
+    /// Did a report tell of a failure, so that it goes another way?
+    pub(crate) is_resent: bool,
     pub(crate) is_tenant_active: bool,
 }
 
@@ -194,7 +196,7 @@ impl JobFacts {
         {
             return Some(Kind::JobOfDeadNode);
         }
-        if is_vain(self.action, self.started_at, status) {
+        if is_vain(self.action, self.started_at, status, self.is_resent) {
             return Some(Kind::JobOfFinalMessage);
         }
         match self.started_at {
@@ -209,9 +211,10 @@ impl JobFacts {
 
 /// Would the job do what must not be done any more? A call that is under way can't be taken back, and its outcome ends the
 /// job; the sandbox's play goes on from `sent`. A status that is past `sent` while a retry waits comes from a late outcome of
-/// the same attempt, which ends the job as well, unless another epoch held it at that moment.
-pub(crate) fn is_vain(action: Action, started_at: Option<Timestamp>, status: Status) -> bool {
-    action != Action::Play && started_at.is_none() && status.is_settled()
+/// the same attempt, which ends the job as well, unless another epoch held it at that moment. What was sent, and is reported not to
+/// have arrived, is sent another way and stays `sent` meanwhile.
+pub(crate) fn is_vain(action: Action, started_at: Option<Timestamp>, status: Status, is_resent: bool) -> bool {
+    action != Action::Play && started_at.is_none() && status.is_settled() && !(is_resent && status == Status::Sent)
 }
 
 /// Does something wait to be done for a message like this one?
@@ -401,6 +404,7 @@ mod tests {
             held: None,
             started_at: None,
             message: Some(Status::Sending),
+            is_resent: false,
             is_tenant_active: true,
         }
     }
@@ -430,7 +434,9 @@ mod tests {
     #[test]
     fn only_what_would_act_on_a_final_message_is_vain() {
         let (began, status) = (Some(NOW), Status::Delivered);
+        let is_vain = |action, began, status| is_vain(action, began, status, false);
         assert!(is_vain(Action::Send, None, Status::Sent) && is_vain(Action::GiveUp, None, status));
+        assert!(!super::is_vain(Action::Send, None, Status::Sent, true) && super::is_vain(Action::Send, None, Status::Failed, true));
         assert!(
             !is_vain(Action::Send, None, Status::Sending) && !is_vain(Action::Send, began, status) && !is_vain(Action::Play, None, status)
         );

@@ -32,7 +32,9 @@ pub mod wakes;
 pub mod conformance;
 
 pub use audit::{AuditRecord, Audits};
-pub use callbacks::{CallbackRecord, CallbackState, Callbacks, Patience, Preference, Reading, Replay, Reported, Suppressing, Telling};
+pub use callbacks::{
+    CallbackRecord, CallbackState, Callbacks, Detour, Patience, Preference, Reading, Replay, Reported, Suppressing, Telling,
+};
 pub use error::{Error, Result};
 pub use idempotency::{Claim, Operation, Outcome, Scope};
 pub use inbound::{InboundFilter, InboundMessages, InboundPage, InboundQuery, InboundRecord};

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::Request;
 use raven_core::{Clock, IdCipher, problem::chain};
-use raven_store::{CallbackRecord, CallbackState, Error, Reading, Store};
+use raven_store::{CallbackRecord, CallbackState, Error, Reading, Store, Telling};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     calls::Calls,
     clock::Entropy,
-    directory::{Connection, Directory},
+    directory::{Connection, Directory, TenantView},
     engine::until,
     membership::Membership,
     metrics::{CallbackLabels, Metrics},
@@ -95,9 +95,10 @@ impl Applier {
         }
         let mut readings: Vec<(Reading, &'static str)> = Vec::with_capacity(batch.len());
         for record in &batch {
-            let connection = self.connection(record).await?;
-            let provider = connection.as_ref().map_or("none", |c| c.provider.spec.id);
-            if let Some(reading) = self.read(record, connection.as_deref()).await? {
+            let view = self.directory.tenant(record.tenant).await.map_err(|e| Error::Unavailable(e.into()))?;
+            let connection = view.as_ref().and_then(|view| view.connection(record.config));
+            let provider = connection.map_or("none", |c| c.provider.spec.id);
+            if let Some(reading) = self.read(record, view.as_deref(), connection.map(|c| &**c)).await? {
                 readings.push((reading, provider));
             }
         }
@@ -116,6 +117,11 @@ impl Applier {
             Err(Error::Internal(_)) => vec![self.apply_alone(&all[0]).await?],
             Err(e) => return Err(e),
         };
+        let resends = |telling: &Telling| matches!(telling, Telling::Reported(report) if !report.detours.is_empty());
+        if all.iter().any(|reading| reading.tells.iter().flatten().any(resends)) {
+            // What goes another way is due at once.
+            self.store.announce();
+        }
         for ((_, provider), state) in readings.into_iter().zip(states) {
             self.metrics.callbacks.get_or_create(&CallbackLabels { provider, result: state.name() }).inc();
         }
@@ -136,13 +142,13 @@ impl Applier {
         }
     }
 
-    async fn connection(&self, record: &CallbackRecord) -> raven_store::Result<Option<Arc<Connection>>> {
-        let view = self.directory.tenant(record.tenant).await.map_err(|e| Error::Unavailable(e.into()))?;
-        Ok(view.and_then(|view| view.connection(record.config).cloned()))
-    }
-
     /// What a callback tells; `None` when it is to be looked at again.
-    async fn read(&self, record: &CallbackRecord, connection: Option<&Connection>) -> raven_store::Result<Option<Reading>> {
+    async fn read(
+        &self,
+        record: &CallbackRecord,
+        view: Option<&TenantView>,
+        connection: Option<&Connection>,
+    ) -> raven_store::Result<Option<Reading>> {
         let reader = Reader {
             store: &*self.store,
             entropy: &*self.entropy,
@@ -150,6 +156,7 @@ impl Applier {
             ids: &self.membership.ids,
             keywords: &self.options.keywords,
             soft_bounces: self.options.soft_bounces,
+            view,
             now: self.clock.now(),
         };
         let Some(connection) = connection else {

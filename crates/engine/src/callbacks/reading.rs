@@ -7,15 +7,21 @@ use raven_core::{
     Channel, Environment, EventKind, IdCipher, Ids, Status, SuppressionId, SuppressionReason, Timestamp,
     address::Email,
     keyword::{Keyword, Keywords},
+    message::Content,
+    retry::may_arrive_elsewhere,
     suppression::comparable,
 };
 use raven_providers::{
     Bound, Callback, Told,
     callback::{Happened, Inbound, Report, Wish},
 };
-use raven_store::{CallbackRecord, InboundRecord, Patience, Preference, Reading, Reported, Store, Suppressing, Telling};
+use raven_store::{CallbackRecord, Detour, InboundRecord, Patience, Preference, Reading, Reported, Store, Suppressing, Telling};
 
-use crate::{clock::Entropy, directory::Connection};
+use crate::{
+    clock::Entropy,
+    directory::{Connection, TenantView},
+    routing::{self, Needs, Query},
+};
 
 /// How many soft bounces, within how many days and without a delivery, suppress an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) ids: &'a Ids,
     pub(crate) keywords: &'a Keywords,
     pub(crate) soft_bounces: SoftBounces,
+    /// The tenant whose callbacks are read, if it is there.
+    pub(crate) view: Option<&'a TenantView>,
     pub(crate) now: Timestamp,
 }
 
@@ -112,7 +120,11 @@ impl Reader<'_> {
         };
         for each in told {
             match each {
-                Told::Report(report) => tells.push(Telling::Reported(Box::new(self.report(record, spec.channel, report)?))),
+                Told::Report(report) => {
+                    let mut reported = self.report(record, spec.channel, report)?;
+                    reported.detours = self.detours(record, connection, &reported).await?;
+                    tells.push(Telling::Reported(Box::new(reported)));
+                }
                 // What nothing proves brings no messages and has no wishes.
                 Told::Inbound(inbound) if record.is_trusted => self.inbound(record, connection, inbound, &mut tells).await?,
                 Told::Wish(wish) if record.is_trusted => tells.extend(self.wish(spec.channel, wish)?.map(Telling::Preference)),
@@ -180,7 +192,39 @@ impl Reader<'_> {
             segments: report.segments,
             cost: report.cost,
             suppresses,
+            detours: Vec::new(),
         })
+    }
+
+    /// The configs through which a message may still arrive that was reported not to have, for a reason that is not its own: those
+    /// that could take it now, the best ones first. Only on the word of who is known to be the provider.
+    async fn detours(&self, record: &CallbackRecord, connection: &Connection, report: &Reported) -> raven_store::Result<Vec<Detour>> {
+        let channel = connection.provider.spec.channel;
+        let is_failure = record.is_trusted && report.status == Some(Status::Failed) && report.suppresses.is_none();
+        // With one config there is no other way.
+        let Some(view) = self.view.filter(|view| is_failure && view.on(channel).nth(1).is_some()) else { return Ok(Vec::new()) };
+        if report.reason.as_deref().is_some_and(|reason| !may_arrive_elsewhere(reason)) {
+            return Ok(Vec::new());
+        }
+        let seq = match (report.message, &report.provider_message_id) {
+            (Some(seq), _) => Some(seq),
+            (None, Some(id)) => self.store.find_by_provider_id(record.tenant, record.config, id, self.now).await?,
+            (None, None) => None,
+        };
+        let Some(seq) = seq else { return Ok(Vec::new()) };
+        let Some(message) = self.store.find_message(record.tenant, Some(Environment::Live), seq).await? else { return Ok(Vec::new()) };
+        let Some(content) = self.store.find_content(record.tenant, seq).await? else { return Ok(Vec::new()) };
+        let Ok(content) = serde_json::from_str::<Content<'_>>(&content) else { return Ok(Vec::new()) };
+        if has_copies(&content) {
+            return Ok(Vec::new());
+        }
+        let needs = Needs::of(channel, &content);
+        let query = Query { channel, recipient: &message.recipient, needs: &needs, seq, tried: None };
+        let others = view.on(channel).filter(|other| other.id != record.config);
+        let mut ranked: Vec<_> =
+            others.filter_map(|other| Some((routing::assess(&other.contender(self.now), &query).ok()?, other.record()))).collect();
+        ranked.sort_unstable_by_key(|(rank, _)| *rank);
+        Ok(ranked.into_iter().map(|(_, other)| Detour { config: other.id, label: other.label.clone() }).collect())
     }
 
     fn patience(&self) -> Option<Patience> {
@@ -249,6 +293,11 @@ impl Reader<'_> {
         self.entropy.fill(&mut bytes).map_err(|e| raven_store::Error::Unavailable(e.into()))?;
         Ok(SuppressionId(uuid::Builder::from_random_bytes(bytes).into_uuid()))
     }
+}
+
+/// Were others sent it with whom it is for? They may have got it, and would get it again.
+fn has_copies(content: &Content<'_>) -> bool {
+    !(content.cc.is_empty() && content.bcc.is_empty())
 }
 
 /// The status that a message rises to.

@@ -11,6 +11,8 @@ mod oidc;
 mod outcomes;
 mod poison;
 mod recovery;
+mod rerouting;
+mod routing;
 mod suppressions;
 mod tokens;
 mod wakes;

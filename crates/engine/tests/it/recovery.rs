@@ -24,14 +24,14 @@ fn options(sim: &AfricasTalking, node: &str) -> TestOptions {
 }
 
 /// A process of its own: when its runtime is dropped, all it did stops in the middle, as if it was killed.
-struct Process(Runtime);
+pub(crate) struct Process(pub(crate) Runtime);
 
 impl Process {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"))
     }
 
-    fn kill(self) {
+    pub(crate) fn kill(self) {
         self.0.shutdown_background();
     }
 }

@@ -469,6 +469,7 @@ pub fn report(message: Seq, kind: EventKind, status: Option<Status>, key: &str) 
         segments: None,
         cost: None,
         suppresses: None,
+        detours: Vec::new(),
     }
 }
 

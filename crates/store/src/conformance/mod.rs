@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod pages;
 pub mod parking;
 pub mod reap;
+pub mod rerouting;
 pub mod settle;
 pub mod start;
 pub mod suppressions;
@@ -49,6 +50,7 @@ pub fn behaviours() -> Vec<String> {
         ("pages", include_str!("pages.rs")),
         ("parking", include_str!("parking.rs")),
         ("reap", include_str!("reap.rs")),
+        ("rerouting", include_str!("rerouting.rs")),
         ("settle", include_str!("settle.rs")),
         ("start", include_str!("start.rs")),
         ("suppressions", include_str!("suppressions.rs")),
@@ -121,6 +123,10 @@ macro_rules! conformance_tests {
                 failed_configs_of_active_tenants_are_listed;
             reap: what_was_not_started_is_due_again, what_was_started_is_ambiguous, a_tenant_may_have_ambiguous_messages_sent_again,
                 other_epochs_keep_their_jobs, an_outcome_after_the_reaping_counts;
+            rerouting: a_failure_that_another_config_may_mend_is_tried_again_there,
+                what_is_no_certain_failure_of_the_config_goes_nowhere_else,
+                word_of_a_failure_ends_the_wait_for_an_unknown_outcome_with_another_try,
+                what_has_arrived_after_all_is_not_sent_again, a_message_is_looked_up_by_its_providers_id;
             settle: every_order_of_reports_ends_the_same, details_are_taken_over_where_given,
                 a_settlement_that_is_told_again_is_recorded_once, a_job_that_is_done_is_gone, a_retry_waits_unleased,
                 a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
@@ -138,7 +144,7 @@ macro_rules! conformance_tests {
                 an_update_changes_what_is_given, archived_tenants_are_listed_the_longest_ago_first, a_purged_tenant_leaves_nothing_behind,
                 a_purged_tenant_can_be_made_anew, a_tenant_that_is_not_archived_is_not_purged, a_human_of_another_tenant_is_not_forgotten;
             timeline: a_message_is_queued_first, an_attempt_begins_before_it_ends, what_is_under_way_shows,
-                lines_of_the_same_instant_keep_their_order, an_attempt_begins_once_though_told_twice, another_tenants_timeline_is_empty;
+                lines_of_the_same_instant_keep_their_order, attempts_of_the_same_instant_follow_each_other, an_attempt_begins_once_though_told_twice, another_tenants_timeline_is_empty;
             usage: the_quota_is_exact_within_a_batch, the_quota_is_exact_over_batches, the_quota_is_exact_for_callers_at_the_same_time,
                 a_tenant_without_quota_sends_nothing, what_is_not_metered_is_used_but_takes_no_quota,
                 a_replay_takes_no_quota_and_answers_without_any, a_message_beyond_the_quota_uses_up_no_key,

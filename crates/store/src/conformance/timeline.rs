@@ -76,6 +76,35 @@ pub async fn lines_of_the_same_instant_keep_their_order(store: Arc<dyn Store>) -
     Ok(())
 }
 
+pub async fn attempts_of_the_same_instant_follow_each_other(store: Arc<dyn Store>) -> Result<()> {
+    let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
+    create(&store, NewMessage { lease: Some(lease), ..message(tenant, seq(1)) }).await?;
+    for n in 1..=2 {
+        start(&store, lease, seq(1), n, at(1)).await?;
+        let retry = Settlement {
+            started_at: Some(at(1)),
+            next: Next::At(Action::Send, at(1)),
+            ..outcome(tenant, seq(1), n, EventKind::RetryScheduled, Status::Sending, at(1))
+        };
+        store.settle(lease, &[retry]).await?;
+        claim_all(&store, lease, at(1)).await?;
+    }
+    start(&store, lease, seq(1), 3, at(1)).await?;
+    let told = [
+        (EventKind::Queued, 0),
+        (EventKind::Sending, 1),
+        (EventKind::RetryScheduled, 1),
+        (EventKind::Sending, 2),
+        (EventKind::RetryScheduled, 2),
+        (EventKind::Sending, 3),
+    ];
+    assert_eq!(kinds(&store, tenant, seq(1)).await?, told);
+    let sent = Settlement { started_at: Some(at(1)), ..outcome(tenant, seq(1), 3, EventKind::Sent, Status::Sent, at(1)) };
+    store.settle(lease, &[sent]).await?;
+    assert_eq!(kinds(&store, tenant, seq(1)).await?, [&told[..], &[(EventKind::Sent, 3)]].concat());
+    Ok(())
+}
+
 pub async fn an_attempt_begins_once_though_told_twice(store: Arc<dyn Store>) -> Result<()> {
     let (tenant, lease) = (tenant(&store, 1).await?, node(&store, "a").await?);
     create(&store, NewMessage { lease: Some(lease), started: Some(None), ..message(tenant, seq(1)) }).await?;

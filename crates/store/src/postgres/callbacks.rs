@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, Seq, Status, SuppressionReason, SuppressionSource, TenantId, Timestamp,
+    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionReason, SuppressionSource, TenantId, Timestamp,
     lookup::{bucket, oldest_bucket},
     money::Money,
     suppression::indexed,
@@ -19,7 +19,7 @@ use super::{
     rows::{code, get, limit as limit_of, time},
 };
 use crate::{
-    Action, CallbackRecord, CallbackState, Callbacks, Error, Preference, Reading, Replay, Reported, Result, Telling,
+    Action, CallbackRecord, CallbackState, Callbacks, Error, Preference, Reading, Replay, Reported, Result, Telling, Tried,
     callbacks::{Addition, Target, Told},
 };
 
@@ -35,23 +35,31 @@ const CLAIM: &str = "
 UPDATE callbacks c SET due_at = $2, tries = tries + 1
 WHERE c.seq = ANY (ARRAY(SELECT seq FROM callbacks WHERE state = 1 AND due_at <= $1 ORDER BY due_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING c.seq, c.tenant_id, c.config_id, c.is_trusted, c.once, c.method, c.query, c.headers, c.body, (c.tries - 1)::smallint AS tries";
-// An id is looked for in each bucket by itself: they are few, and a range of them would be read whole.
+// An id is looked for in each bucket by itself: they are few, and a range of them would be read whole. A message that went on through
+// another config has that one's id by now.
 const BY_PROVIDER_ID: &str = "
-SELECT r.place, p.seq FROM unnest($1::integer[], $2::bigint[], $3::uuid[], $4::text[]) AS r (place, digest, tenant_id, provider_id)
+SELECT r.place, p.seq
+FROM unnest($1::integer[], $2::bigint[], $3::uuid[], $4::text[], $7::uuid[]) AS r (place, digest, tenant_id, provider_id, config_id)
 CROSS JOIN generate_series($5::integer, $6::integer) AS b (bucket)
 JOIN LATERAL (SELECT p.seq FROM provider_ids p WHERE p.bucket = b.bucket AND p.digest = r.digest) p ON true
-JOIN messages m ON m.seq = p.seq AND m.tenant_id = r.tenant_id AND m.provider_message_id = r.provider_id
+JOIN messages m ON m.seq = p.seq AND m.tenant_id = r.tenant_id AND (m.provider_message_id = r.provider_id OR m.config_id <> r.config_id)
 ORDER BY p.seq";
 const TARGETS: &str = "
 SELECT m.seq, m.tenant_id, m.environment, m.channel, m.status, m.recipient, m.config_id, m.provider_message_id, m.failure_reason,
-  m.cost_currency, m.cost_micros, m.segments
+  m.cost_currency, m.cost_micros, m.segments, m.priority
 FROM messages m WHERE m.seq = ANY ($1::bigint[]) AND m.seq BETWEEN $2 AND $3 ORDER BY m.seq FOR UPDATE";
 // After the messages are locked, so that what others told of them is seen.
 const AROUND: &str = "
-SELECT e.message_seq AS seq, e.kind, e.at, e.report, NULL::smallint AS action, false AS started
+SELECT e.message_seq AS seq, e.kind, e.at, e.report, e.attempt, NULL::smallint AS action, false AS started
 FROM events e WHERE e.message_seq = ANY ($1::bigint[]) AND e.message_seq BETWEEN $2 AND $3
 UNION ALL
-SELECT j.seq, NULL, NULL, NULL, j.action, j.started_at IS NOT NULL FROM jobs j WHERE j.seq = ANY ($1)";
+SELECT j.seq, NULL, NULL, NULL, NULL, j.action, j.started_at IS NOT NULL FROM jobs j WHERE j.seq = ANY ($1)";
+// The job that it may have waits for word of the attempt that failed.
+const RESEND: &str = "
+INSERT INTO jobs (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, urgency, tried, outlet)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (seq) DO UPDATE SET action = EXCLUDED.action, due_at = EXCLUDED.due_at, epoch = NULL, config_id = NULL, parked = NULL,
+  urgency = EXCLUDED.urgency, tried = EXCLUDED.tried, outlet = EXCLUDED.outlet";
 const WRITE: &str = "
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::text[], $5::bigint[], $6::smallint[], $7::text[])
@@ -115,6 +123,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     BY_PROVIDER_ID,
     TARGETS,
     AROUND,
+    RESEND,
     WRITE,
     SOFT_BOUNCE,
     FORGET_BOUNCES,
@@ -150,6 +159,7 @@ fn target(row: &Row) -> Result<((TenantId, Seq), Target)> {
         environment: code(row, "environment", Environment::from_code)?,
         channel: code(row, "channel", Channel::from_code)?,
         status: code(row, "status", Status::from_code)?,
+        priority: code(row, "priority", Priority::from_code)?,
         recipient: get(row, "recipient")?,
         config: get::<Option<Uuid>>(row, "config_id")?.map(ConfigId),
         provider_message_id: get(row, "provider_message_id")?,
@@ -158,7 +168,9 @@ fn target(row: &Row) -> Result<((TenantId, Seq), Target)> {
         segments: get(row, "segments")?,
         job: None,
         sent_at: None,
+        attempt: 0,
         told: HashSet::new(),
+        failed: Tried::default(),
     };
     Ok(((TenantId(get(row, "tenant_id")?), seq), target))
 }
@@ -202,6 +214,7 @@ impl<'r> Applying<'r> {
         self.find(&mut connection).await?;
         self.lock(&mut connection).await?;
         self.fold();
+        self.resend(&mut connection).await?;
         self.write(&mut connection).await?;
         self.write_further(&mut connection).await?;
         let states = self.note(&mut connection).await?;
@@ -211,19 +224,20 @@ impl<'r> Applying<'r> {
 
     /// Finds the messages that are named by their provider's id alone.
     async fn find(&mut self, connection: &mut Connection) -> Result<()> {
-        let (mut places, mut digests, mut tenants, mut ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut places, mut digests, mut tenants, mut ids, mut configs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, r) in self.reports.iter().enumerate() {
             if let (Some(digest), Some(id)) = (r.report.digest(r.reading.config), &r.report.provider_message_id) {
                 places.push(i32::try_from(place).unwrap_or(i32::MAX));
                 digests.push(digest);
                 tenants.push(r.reading.tenant.0);
                 ids.push(id.as_str());
+                configs.push(r.reading.config.0);
             }
         }
         if places.is_empty() {
             return Ok(());
         }
-        let params: [Param<'_>; 6] = [&places, &digests, &tenants, &ids, &oldest_bucket(self.now), &bucket(self.now)];
+        let params: [Param<'_>; 7] = [&places, &digests, &tenants, &ids, &oldest_bucket(self.now), &bucket(self.now), &configs];
         for row in &connection.query(BY_PROVIDER_ID, &params).await? {
             let place: i32 = get(row, "place")?;
             if let Some(report) = usize::try_from(place).ok().and_then(|place| self.reports.get_mut(place)) {
@@ -249,14 +263,7 @@ impl<'r> Applying<'r> {
                 target.job = Action::from_code(action).zip(Some(get(row, "started")?));
                 continue;
             }
-            let kind = code(row, "kind", EventKind::from_code)?;
-            match get::<Option<String>>(row, "report")? {
-                Some(report) => {
-                    target.told.insert((kind, report));
-                }
-                None if kind == EventKind::Sent => target.sent_at = target.sent_at.max(Some(time(row, "at")?)),
-                None => {}
-            }
+            target.read(code(row, "kind", EventKind::from_code)?, time(row, "at")?, get(row, "attempt")?, get(row, "report")?);
         }
         Ok(())
     }
@@ -265,7 +272,7 @@ impl<'r> Applying<'r> {
     fn fold(&mut self) {
         for r in &mut self.reports {
             let target = r.message.and_then(|seq| self.targets.get_mut(&(r.reading.tenant, seq)));
-            match target.map(|target| target.apply(r.reading, r.report)) {
+            match target.map(|target| target.apply(r.reading, r.report, self.now)) {
                 Some(Told::Added(addition)) => r.addition = Some(addition),
                 Some(Told::Nothing) => {}
                 Some(Told::TooEarly) | None => {
@@ -281,6 +288,28 @@ impl<'r> Applying<'r> {
             let target = self.targets.get(&(r.reading.tenant, r.message?))?;
             Some((r, target, r.addition.as_ref()?))
         })
+    }
+
+    /// Gives jobs to messages that go another way. First, so that what else the batch tells can end them.
+    async fn resend(&self, connection: &mut Connection) -> Result<()> {
+        for (r, target, addition) in self.added() {
+            let Some(resend) = &addition.resend else { continue };
+            let params: [Param<'_>; 11] = [
+                &target.seq.0,
+                &r.reading.tenant.0,
+                &target.environment.code(),
+                &target.channel.code(),
+                &Action::Send.code(),
+                &resend.attempt,
+                &self.now.millis(),
+                &resend.expires_at.millis(),
+                &resend.urgency.code(),
+                &resend.tried.text(),
+                &resend.outlet.0,
+            ];
+            connection.execute(RESEND, &params).await?;
+        }
+        Ok(())
     }
 
     async fn write(&self, connection: &mut Connection) -> Result<()> {
@@ -306,11 +335,11 @@ impl<'r> Applying<'r> {
             &last,
             &added.iter().map(|(_, target, _)| target.seq.0).collect::<Vec<_>>(),
             &added.iter().map(|(r, ..)| r.reading.tenant.0).collect::<Vec<_>>(),
-            &added.iter().map(|(r, ..)| r.report.kind.code()).collect::<Vec<_>>(),
+            &added.iter().map(|(.., addition)| addition.kind.code()).collect::<Vec<_>>(),
             &added.iter().map(|(.., addition)| addition.at.millis()).collect::<Vec<_>>(),
             &added.iter().map(|(.., addition)| addition.detail.as_deref()).collect::<Vec<_>>(),
             &added.iter().map(|(r, ..)| r.report.payload.as_deref()).collect::<Vec<_>>(),
-            &added.iter().map(|(r, ..)| r.report.key.as_str()).collect::<Vec<_>>(),
+            &added.iter().map(|(.., addition)| addition.key.as_str()).collect::<Vec<_>>(),
             &added.iter().filter(|(.., addition)| addition.ends_job).map(|(_, target, _)| target.seq.0).collect::<Vec<_>>(),
             &risen.iter().map(|(r, ..)| r.reading.tenant.0).collect::<Vec<_>>(),
             &risen.iter().map(|(_, target, _)| target.seq.at().day().0).collect::<Vec<_>>(),
@@ -483,6 +512,15 @@ impl Callbacks for PostgresStore {
             Err(Error::Unavailable(_)) => run().await,
             other => other,
         }
+    }
+
+    async fn find_by_provider_id(&self, tenant: TenantId, config: ConfigId, provider_id: &str, now: Timestamp) -> Result<Option<Seq>> {
+        let (places, digests) = (vec![0_i32], vec![raven_core::lookup::digest(config, provider_id)]);
+        let (tenants, ids, configs) = (vec![tenant.0], vec![provider_id], vec![config.0]);
+        let params: [Param<'_>; 7] = [&places, &digests, &tenants, &ids, &oldest_bucket(now), &bucket(now), &configs];
+        let rows = self.connection().await?.query(BY_PROVIDER_ID, &params).await?;
+        // The newest one, as where a batch is applied.
+        rows.last().map(|row| get(row, "seq").map(Seq)).transpose()
     }
 
     async fn replay_callbacks(&self, which: &Replay, after: Option<Seq>, limit: usize, now: Timestamp) -> Result<(Option<Seq>, usize)> {

@@ -25,7 +25,9 @@ const JOBS: &str = "
 WITH page AS MATERIALIZED (
   SELECT seq, tenant_id, action, due_at, epoch, started_at FROM jobs WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3
 )
-SELECT p.seq, p.action, p.due_at, p.epoch, p.started_at, m.status AS message_status, n.beat_at, t.status AS tenant_status
+SELECT p.seq, p.action, p.due_at, p.epoch, p.started_at, m.status AS message_status,
+  COALESCE(m.status = 30 AND EXISTS (SELECT FROM events e WHERE e.message_seq = p.seq AND e.kind = 10 AND e.report IS NOT NULL), false)
+    AS is_resent, n.beat_at, t.status AS tenant_status
 FROM page p
 LEFT JOIN LATERAL (SELECT m.status FROM messages m WHERE m.seq = p.seq AND m.seq > $1 AND m.seq <= $2 LIMIT 1) m ON true
 LEFT JOIN LATERAL (SELECT n.beat_at FROM nodes n WHERE n.epoch = p.epoch LIMIT 1) n ON true
@@ -90,7 +92,10 @@ const AROUND: &str = "SELECT m.seq, m.environment, m.status, j.attempt AS job_at
 const INSERT_JOB: &str = "INSERT INTO jobs (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, urgency) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING";
 const INSERT_UNKNOWN: &str = "INSERT INTO events (message_seq, tenant_id, kind, at, attempt) VALUES ($1, $2, 11, $3, $4)";
-const LOCK_JOB: &str = "SELECT action, started_at, epoch FROM jobs WHERE seq = $1 FOR UPDATE";
+const LOCK_JOB: &str = "SELECT action, started_at, epoch,
+  EXISTS (SELECT FROM events e WHERE e.message_seq = $1 AND e.kind = 10 AND e.report IS NOT NULL) AS is_resent
+  FROM jobs WHERE seq = $1 FOR UPDATE";
+const _: () = assert!(EventKind::RetryScheduled.code() == 10 && Status::Sent.code() == 30);
 const STATUS: &str = "SELECT status FROM messages WHERE seq = $1";
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE seq = $1";
 // Its next beat waits, and finds what became of the job.
@@ -138,6 +143,7 @@ fn job(row: &Row) -> Result<JobFacts> {
         held: get::<Option<i64>>(row, "epoch")?.map(|_| beat),
         started_at: optional_time(row, "started_at")?,
         message: status_or_null(row, "message_status")?,
+        is_resent: get(row, "is_resent")?,
         is_tenant_active: get::<Option<i16>>(row, "tenant_status")? == Some(TenantStatus::Active.code()),
     })
 }
@@ -221,7 +227,7 @@ async fn delete_job(connection: &mut Connection, seq: Seq, kind: Kind) -> Result
     let status = connection.query_opt(STATUS, &[&seq.0]).await?;
     let wrong = match status.map(|row| code(&row, "status", Status::from_code)).transpose()? {
         None => kind == Kind::JobWithoutMessage,
-        Some(status) => kind == Kind::JobOfFinalMessage && is_vain(action, started_at, status),
+        Some(status) => kind == Kind::JobOfFinalMessage && is_vain(action, started_at, status, get(&locked, "is_resent")?),
     };
     Ok(wrong && connection.execute(DELETE_JOB, &[&seq.0]).await? == 1)
 }

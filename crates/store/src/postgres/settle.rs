@@ -57,6 +57,7 @@ ON CONFLICT DO NOTHING";
 // All parts see the rows as they were before the statement. A newer attempt keeps an older one's outcome off the message.
 // What rose to a status is counted in rows that other settlements of the tenant count in too: sorted, so that two of them never
 // wait for each other in a circle.
+// What a report has ended meanwhile (its status is past `sent`) is not sent again.
 // `= ANY` keeps every plan to the rows that are asked for, whatever way it joins them (by hashing, see
 // `connection::joining_by_hash`), and BETWEEN to their partitions.
 const SETTLE: &str = "
@@ -74,13 +75,15 @@ WITH s AS MATERIALIZED (
   WHERE NOT EXISTS (SELECT FROM events e WHERE e.message_seq = ANY ($4) AND e.message_seq BETWEEN $2 AND $3 AND e.message_seq = s.seq
     AND e.attempt = s.attempt AND e.kind = s.kind AND e.at = s.at)
 ), finished AS (
-  DELETE FROM jobs j USING s
-  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+  DELETE FROM jobs j USING s LEFT JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
+  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND (s.action IS NULL OR s.action < 3 AND b.status > 30)
+    AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), rescheduled AS (
   UPDATE jobs j SET action = s.action, due_at = s.due_at, epoch = NULL, started_at = NULL, config_id = NULL, tried = s.tried, outlet = s.outlet,
     parked = NULL, urgency = CASE WHEN s.action = 1 THEN ((j.urgency - 1) | 2) + 1 ELSE j.urgency END
-  FROM s
-  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
+  FROM s LEFT JOIN before b ON b.seq = s.seq AND b.tenant_id = s.tenant_id
+  WHERE j.seq = ANY ($4) AND j.seq = s.seq AND j.tenant_id = s.tenant_id AND s.action IS NOT NULL
+    AND NOT (s.action < 3 AND COALESCE(b.status, 0) > 30) AND j.attempt = s.attempt AND (j.epoch IS NULL OR j.epoch = $1)
 ), message AS (
   UPDATE messages m SET
     status = GREATEST(m.status, s.status),
@@ -108,6 +111,7 @@ ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET m
 
 const _: () = {
     assert!(Status::Sending.code() == 20 && Status::Sent.code() == 30 && Action::Send.code() == 1);
+    assert!(Action::GiveUp.code() == 2 && Action::Play.code() == 3);
     assert!(SuppressionSource::Answer.code() == 2);
     // A seq of the second millisecond, of slot 3.
     let seq = Seq((1 << 21) + (3 << 13) + 5);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, Seq, Status, SuppressionReason, SuppressionSource, TenantId, Timestamp,
+    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionReason, SuppressionSource, TenantId, Timestamp,
     lookup::oldest_bucket, money::Money, suppression::indexed,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Action, CallbackRecord, CallbackState, Callbacks, Preference, Reading, Replay, Reported, Result, Suppressing, SuppressionRecord,
-    Telling,
+    Telling, Tried,
     callbacks::{Addition, Target, Told},
 };
 
@@ -31,6 +31,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     LINES,
     INSERT_LINE,
     RAISE,
+    RESEND,
     END_JOB,
     SOFT_BOUNCE,
     FORGET_BOUNCES,
@@ -52,16 +53,23 @@ const DUE: &str = "SELECT seq, tenant_id, config_id, is_trusted, once, method, q
   WHERE state = 1 AND due_at <= ?1 ORDER BY due_at, seq LIMIT ?2";
 const POSTPONE: &str = "UPDATE callbacks SET due_at = ?2, tries = tries + 1 WHERE seq = ?1";
 const NOTE: &str = "UPDATE callbacks SET state = ?2, due_at = coalesce(?3, due_at), problem = ?4 WHERE seq = ?1";
+// One that went on through another config has that one's id by now.
 const BY_PROVIDER_ID: &str = "SELECT p.seq FROM provider_ids p JOIN messages m ON m.seq = p.seq
-  WHERE p.bucket = ?1 AND p.digest = ?2 AND m.tenant_id = ?3 AND m.provider_message_id = ?4 ORDER BY p.seq DESC LIMIT 1";
+  WHERE p.bucket = ?1 AND p.digest = ?2 AND m.tenant_id = ?3 AND (m.provider_message_id = ?4 OR m.config_id <> ?5)
+  ORDER BY p.seq DESC LIMIT 1";
 const TARGET: &str = "SELECT m.environment, m.channel, m.status, m.recipient, m.config_id, m.provider_message_id, m.failure_reason,
-    m.cost_currency, m.cost_micros, m.segments, j.action, j.started_at IS NOT NULL
+    m.cost_currency, m.cost_micros, m.segments, j.action, j.started_at IS NOT NULL, m.priority
   FROM messages m LEFT JOIN jobs j ON j.seq = m.seq WHERE m.seq = ?1 AND m.tenant_id = ?2";
-const LINES: &str = "SELECT kind, at, report FROM events WHERE message_seq = ?1";
+const LINES: &str = "SELECT kind, at, report, attempt FROM events WHERE message_seq = ?1 ORDER BY n";
 const INSERT_LINE: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt, detail, payload, report)
   VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, 0, ?5, ?6, ?7)";
 const RAISE: &str = "UPDATE messages SET status = ?2, failure_reason = ?3, cost_currency = ?4, cost_micros = ?5, segments = ?6,
     provider_message_id = ?7 WHERE seq = ?1";
+// The job that it may have waits for word of the attempt that failed.
+const RESEND: &str = "INSERT INTO jobs (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at, urgency, tried, outlet)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+  ON CONFLICT (seq) DO UPDATE SET action = excluded.action, due_at = excluded.due_at, epoch = NULL, config_id = NULL, parked = NULL,
+    urgency = excluded.urgency, tried = excluded.tried, outlet = excluded.outlet";
 const END_JOB: &str = "DELETE FROM jobs WHERE seq = ?1";
 // What was counted before the window counts no more.
 const SOFT_BOUNCE: &str =
@@ -110,6 +118,7 @@ fn target(c: &Connection, tenant: TenantId, seq: Seq) -> Result<Option<Target>> 
             environment: code(row, 0, Environment::from_code)?,
             channel: code(row, 1, Channel::from_code)?,
             status: code(row, 2, Status::from_code)?,
+            priority: code(row, 12, Priority::from_code)?,
             recipient: row.get(3)?,
             config: row.get::<_, Option<Id>>(4)?.map(|id| ConfigId(id.0)),
             provider_message_id: row.get(5)?,
@@ -118,31 +127,28 @@ fn target(c: &Connection, tenant: TenantId, seq: Seq) -> Result<Option<Target>> 
             segments: row.get(9)?,
             job: action.and_then(Action::from_code).zip(Some(row.get(11)?)),
             sent_at: None,
+            attempt: 0,
             told: HashSet::new(),
+            failed: Tried::default(),
         })
     };
     let Some(mut target) = c.prepare_cached(TARGET)?.query_row(params![seq.0, Id(tenant.0)], read).optional()? else { return Ok(None) };
     let mut select = c.prepare_cached(LINES)?;
     let mut lines = select.query([seq.0])?;
     while let Some(row) = lines.next()? {
-        let kind = code(row, 0, EventKind::from_code)?;
-        match row.get(2)? {
-            Some(report) => {
-                target.told.insert((kind, report));
-            }
-            None if kind == EventKind::Sent => target.sent_at = target.sent_at.max(Some(Timestamp::from_millis(row.get(1)?))),
-            None => {}
-        }
+        let (kind, at) = (code(row, 0, EventKind::from_code)?, Timestamp::from_millis(row.get(1)?));
+        target.read(kind, at, row.get(3)?, row.get(2)?);
     }
     Ok(Some(target))
 }
 
 /// The message that the provider knows by this id.
-fn by_provider_id(c: &Connection, reading: &Reading, digest: i64, provider_id: &str, now: Timestamp) -> Result<Option<Seq>> {
+fn by_provider_id(c: &Connection, tenant: TenantId, config: ConfigId, provider_id: &str, now: Timestamp) -> Result<Option<Seq>> {
+    let digest = raven_core::lookup::digest(config, provider_id);
     let mut select = c.prepare_cached(BY_PROVIDER_ID)?;
     // The newest ones first: most callbacks come within minutes.
     for bucket in (oldest_bucket(now)..=raven_core::lookup::bucket(now)).rev() {
-        let found = select.query_row(params![bucket, digest, Id(reading.tenant.0), provider_id], |r| r.get(0)).optional()?;
+        let found = select.query_row(params![bucket, digest, Id(tenant.0), provider_id, Id(config.0)], |r| r.get(0)).optional()?;
         if found.is_some() {
             return Ok(found.map(Seq));
         }
@@ -186,14 +192,14 @@ impl Applying<'_> {
 
     /// `false` when the message is not known, or not yet.
     fn report(&mut self, reading: &Reading, report: &Reported) -> Result<bool> {
-        let seq = match (report.message, report.digest(reading.config), &report.provider_message_id) {
-            (Some(seq), ..) => Some(seq),
-            (None, Some(digest), Some(provider_id)) => by_provider_id(self.c, reading, digest, provider_id, self.now)?,
-            _ => None,
+        let seq = match (report.message, &report.provider_message_id) {
+            (Some(seq), _) => Some(seq),
+            (None, Some(provider_id)) => by_provider_id(self.c, reading.tenant, reading.config, provider_id, self.now)?,
+            (None, None) => None,
         };
         let Some(seq) = seq else { return Ok(false) };
         let Some(mut target) = target(self.c, reading.tenant, seq)? else { return Ok(false) };
-        match target.apply(reading, report) {
+        match target.apply(reading, report, self.now) {
             Told::Added(addition) => self.add(reading, report, &target, &addition).map(|()| true),
             Told::Nothing => Ok(true),
             Told::TooEarly => Ok(false),
@@ -202,13 +208,29 @@ impl Applying<'_> {
 
     fn add(&mut self, reading: &Reading, report: &Reported, after: &Target, addition: &Addition) -> Result<()> {
         let (c, seq, tenant) = (self.c, after.seq.0, Id(reading.tenant.0));
-        let line = params![seq, tenant, report.kind.code(), addition.at.millis(), addition.detail, report.payload, report.key];
+        let line = params![seq, tenant, addition.kind.code(), addition.at.millis(), addition.detail, report.payload, addition.key];
         c.prepare_cached(INSERT_LINE)?.execute(line)?;
         let (currency, micros) = after.cost.as_ref().map(|cost| (cost.currency.as_str(), cost.micros)).unzip();
         let values = params![seq, after.status.code(), after.failure_reason, currency, micros, after.segments, after.provider_message_id];
         c.prepare_cached(RAISE)?.execute(values)?;
         if let Some(status) = addition.rose_to.filter(|status| status.is_settled()) {
             self.outcomes.add(reading.tenant, after.seq, after.environment, after.channel, status);
+        }
+        if let Some(resend) = &addition.resend {
+            let values = params![
+                seq,
+                tenant,
+                after.environment.code(),
+                after.channel.code(),
+                Action::Send.code(),
+                resend.attempt,
+                self.now.millis(),
+                resend.expires_at.millis(),
+                resend.urgency.code(),
+                resend.tried.text(),
+                resend.outlet.0,
+            ];
+            c.prepare_cached(RESEND)?.execute(values)?;
         }
         if addition.ends_job {
             c.prepare_cached(END_JOB)?.execute([seq])?;
@@ -336,6 +358,11 @@ impl Callbacks for SqliteStore {
             Ok(states)
         })
         .await
+    }
+
+    async fn find_by_provider_id(&self, tenant: TenantId, config: ConfigId, provider_id: &str, now: Timestamp) -> Result<Option<Seq>> {
+        let provider_id = provider_id.to_owned();
+        self.read(move |c| by_provider_id(c, tenant, config, &provider_id, now)).await
     }
 
     async fn replay_callbacks(&self, which: &Replay, after: Option<Seq>, most: usize, now: Timestamp) -> Result<(Option<Seq>, usize)> {

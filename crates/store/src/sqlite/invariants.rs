@@ -20,7 +20,8 @@ use crate::{
 pub(super) const STATEMENTS: &[&str] =
     &[JOBS, MESSAGES, LINES, RECORDS, TENANTS, QUOTAS, ACCEPTED, EACH, MESSAGE, INSERT_JOB, INSERT_UNKNOWN, JOB, DELETE_JOB, HOLDER];
 
-const JOBS: &str = "SELECT j.seq, j.action, j.due_at, j.epoch, j.started_at, m.status, n.beat_at, t.status
+const JOBS: &str = "SELECT j.seq, j.action, j.due_at, j.epoch, j.started_at, m.status, n.beat_at, t.status,
+    m.status = 30 AND EXISTS (SELECT 1 FROM events e WHERE e.message_seq = j.seq AND e.kind = 10 AND e.report IS NOT NULL)
   FROM jobs j LEFT JOIN messages m ON m.seq = j.seq LEFT JOIN nodes n ON n.epoch = j.epoch LEFT JOIN tenants t ON t.id = j.tenant_id
   WHERE j.seq > ?1 AND j.seq <= ?2 ORDER BY j.seq LIMIT ?3";
 const MESSAGES: &str = "SELECT m.seq, m.environment, m.status, j.attempt FROM messages m LEFT JOIN jobs j ON j.seq = m.seq
@@ -44,7 +45,10 @@ const INSERT_JOB: &str = "INSERT INTO jobs (seq, tenant_id, environment, channel
   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 const INSERT_UNKNOWN: &str = "INSERT INTO events (message_seq, n, tenant_id, kind, at, attempt)
   SELECT ?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE message_seq = ?1), ?2, ?3, ?4, ?5";
-const JOB: &str = "SELECT j.action, j.started_at, m.status FROM jobs j LEFT JOIN messages m ON m.seq = j.seq WHERE j.seq = ?1";
+const JOB: &str = "SELECT j.action, j.started_at, m.status,
+    EXISTS (SELECT 1 FROM events e WHERE e.message_seq = j.seq AND e.kind = 10 AND e.report IS NOT NULL)
+  FROM jobs j LEFT JOIN messages m ON m.seq = j.seq WHERE j.seq = ?1";
+const _: () = assert!(EventKind::RetryScheduled.code() == 10 && Status::Sent.code() == 30);
 const DELETE_JOB: &str = "DELETE FROM jobs WHERE seq = ?1";
 const HOLDER: &str =
     "SELECT j.epoch, n.beat_at FROM jobs j LEFT JOIN nodes n ON n.epoch = j.epoch WHERE j.seq = ?1 AND j.epoch IS NOT NULL";
@@ -69,6 +73,7 @@ fn check_jobs(c: &Connection, range: Range, rows: usize, margins: &Margins, now:
             held: row.get::<_, Option<i64>>(3)?.map(|_| beat),
             started_at: time_or_null(row, 4)?,
             message: status_or_null(row, 5)?,
+            is_resent: row.get::<_, Option<bool>>(8)?.unwrap_or(false),
             is_tenant_active: row.get::<_, Option<i16>>(7)? == Some(TenantStatus::Active.code()),
         })
     };
@@ -224,11 +229,13 @@ fn give_job(c: &Connection, seq: Seq, now: Timestamp, give_up_at: Timestamp) -> 
 
 /// Deletes a job whose message is gone, or final.
 fn delete_job(c: &Connection, seq: Seq, kind: Kind) -> Result<bool> {
-    let read = |row: &Row<'_>| Ok((code(row, 0, Action::from_code)?, time_or_null(row, 1)?, status_or_null(row, 2)?));
-    let Some((action, started_at, status)) = c.prepare_cached(JOB)?.query_row([seq.0], read).optional()? else { return Ok(false) };
+    let read = |row: &Row<'_>| Ok((code(row, 0, Action::from_code)?, time_or_null(row, 1)?, status_or_null(row, 2)?, row.get(3)?));
+    let Some((action, started_at, status, is_resent)) = c.prepare_cached(JOB)?.query_row([seq.0], read).optional()? else {
+        return Ok(false);
+    };
     let wrong = match status {
         None => kind == Kind::JobWithoutMessage,
-        Some(status) => kind == Kind::JobOfFinalMessage && is_vain(action, started_at, status),
+        Some(status) => kind == Kind::JobOfFinalMessage && is_vain(action, started_at, status, is_resent),
     };
     Ok(wrong && c.prepare_cached(DELETE_JOB)?.execute([seq.0])? == 1)
 }

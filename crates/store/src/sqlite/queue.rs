@@ -200,6 +200,10 @@ impl<'c> Settling<'c> {
         }
         match s.next {
             _ if !ours => {}
+            // What a report has ended meanwhile is not sent again.
+            Next::At(Action::Send | Action::GiveUp, _) if before.status > Status::Sent => {
+                self.finish.execute([seq])?;
+            }
             Next::Done => {
                 self.finish.execute([seq])?;
             }

@@ -6,19 +6,19 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::rows::{Id, code, time, time_or_null};
 use crate::{EventRecord, Result};
 
-pub(super) const STATEMENTS: &[&str] = &[EXISTS, LIST, UNDER_WAY];
+pub(super) const STATEMENTS: &[&str] = &[EXISTS, LIST, STARTED];
 
 const EXISTS: &str = "SELECT 1 FROM messages WHERE seq = ?1 AND tenant_id = ?2";
 const LIST: &str = "SELECT kind, at, attempt, started_at, detail, payload FROM events WHERE message_seq = ?1 AND tenant_id = ?2 ORDER BY n";
-const UNDER_WAY: &str = "SELECT attempt, started_at FROM jobs WHERE seq = ?1 AND tenant_id = ?2 AND started_at IS NOT NULL";
+const STARTED: &str = "SELECT attempt, started_at FROM jobs WHERE seq = ?1 AND tenant_id = ?2 AND started_at IS NOT NULL";
 
-/// Order of lines of the same instant.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Queued,
-    Sending,
-    Stored,
-}
+/// Order of lines of the same instant: that of recording. What is filled in of an attempt stands before the first line of it that was
+/// recorded (`false`), so that attempts which follow each other within an instant don't mix.
+type Place = (usize, bool);
+/// Before all that was recorded.
+const QUEUED: Place = (0, false);
+/// After it: nothing was recorded of the attempt yet.
+const UNDER_WAY: Place = (usize::MAX, false);
 
 fn line(kind: EventKind, at: Timestamp, attempt: i16) -> EventRecord {
     EventRecord { kind, at, attempt, detail: None, payload: None }
@@ -41,21 +41,22 @@ pub(super) fn list(c: &Connection, tenant: TenantId, seq: Seq) -> Result<Vec<Eve
     if !c.prepare_cached(EXISTS)?.exists(whose)? {
         return Ok(Vec::new());
     }
-    let mut lines = vec![(Place::Queued, line(EventKind::Queued, seq.at(), 0))];
-    let mut starts: Vec<(i16, Timestamp)> = Vec::new();
+    let mut lines = vec![(QUEUED, line(EventKind::Queued, seq.at(), 0))];
+    let mut starts: Vec<(i16, Timestamp, Place)> = Vec::new();
     let mut select = c.prepare_cached(LIST)?;
     let mut rows = select.query(whose)?;
     while let Some(row) = rows.next()? {
         let (event, started_at) = stored(row)?;
-        starts.extend(started_at.map(|at| (event.attempt, at)));
-        lines.push((Place::Stored, event));
+        let n = lines.len();
+        starts.extend(started_at.map(|at| (event.attempt, at, (n, false))));
+        lines.push(((n, true), event));
     }
-    let under_way = c.prepare_cached(UNDER_WAY)?.query_row(whose, |r| Ok((r.get(0)?, time(r, 1)?))).optional()?;
+    let under_way = c.prepare_cached(STARTED)?.query_row(whose, |r| Ok((r.get(0)?, time(r, 1)?, UNDER_WAY))).optional()?;
     starts.extend(under_way);
     // An attempt starts once, though several reports may tell of it.
     starts.sort_unstable();
-    starts.dedup_by_key(|(attempt, _)| *attempt);
-    lines.extend(starts.into_iter().map(|(attempt, at)| (Place::Sending, line(EventKind::Sending, at, attempt))));
+    starts.dedup_by_key(|(attempt, ..)| *attempt);
+    lines.extend(starts.into_iter().map(|(attempt, at, place)| (place, line(EventKind::Sending, at, attempt))));
     lines.sort_by_key(|(place, event)| (event.at, *place));
     Ok(lines.into_iter().map(|(_, event)| event).collect())
 }

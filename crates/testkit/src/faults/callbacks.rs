@@ -1,7 +1,7 @@
 //! Callbacks and messages from outside, through the store that fails on demand.
 
 use async_trait::async_trait;
-use raven_core::{Channel, Environment, Seq, TenantId, Timestamp};
+use raven_core::{Channel, ConfigId, Environment, Seq, TenantId, Timestamp};
 use raven_store::{CallbackRecord, CallbackState, Callbacks, InboundMessages, InboundPage, InboundQuery, Reading, Replay, Result};
 
 use super::{FaultyStore, Verb};
@@ -18,6 +18,10 @@ impl Callbacks for FaultyStore {
 
     async fn apply_callbacks(&self, readings: &[Reading], now: Timestamp) -> Result<Vec<CallbackState>> {
         self.faults.around(Verb::ApplyCallbacks, self.inner.apply_callbacks(readings, now)).await
+    }
+
+    async fn find_by_provider_id(&self, tenant: TenantId, config: ConfigId, provider_id: &str, now: Timestamp) -> Result<Option<Seq>> {
+        self.inner.find_by_provider_id(tenant, config, provider_id, now).await
     }
 
     async fn replay_callbacks(&self, which: &Replay, after: Option<Seq>, limit: usize, now: Timestamp) -> Result<(Option<Seq>, usize)> {
