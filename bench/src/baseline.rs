@@ -17,7 +17,7 @@ use crate::{
     cluster,
     database::Counts,
     http::{self, Connection},
-    load::Target,
+    load::{ACCEPTED, Target},
     process::{self, Process},
     server::{Role, free_address},
     template::{FIRST_NUMBER, Keys, TEXT, Template},
@@ -161,7 +161,7 @@ impl Baseline {
     /// Where a load goes that sends as its tenant, with numbers from `first` on.
     pub(crate) fn target(&self, keys: Keys, first: u64) -> Target {
         let template = Template::message(API_KEY, TEXT, keys);
-        Target { address: self.address, template, next: Arc::new(AtomicU64::new(FIRST_NUMBER + first)) }
+        Target { address: self.address, template, expects: ACCEPTED, next: Arc::new(AtomicU64::new(FIRST_NUMBER + first)) }
     }
 
     /// Counts what was accepted at `since` or later: messages with an outcome, and messages without one.

@@ -80,15 +80,29 @@ impl Database {
 
     /// Counts all jobs, without a look at the messages, of which there may be millions.
     pub(crate) async fn jobs(&self) -> Result<u64> {
-        const JOBS: &str = "SELECT count(*) FROM jobs";
-        let jobs: i64 = match self {
+        self.count("SELECT count(*) FROM jobs").await
+    }
+
+    /// Counts the callbacks that are stored and not applied yet.
+    pub(crate) async fn waiting_callbacks(&self) -> Result<u64> {
+        self.count("SELECT count(*) FROM callbacks WHERE state = 1").await
+    }
+
+    /// Counts the messages that arrived.
+    pub(crate) async fn delivered(&self) -> Result<u64> {
+        const { assert!(Status::Delivered.code() == 60) };
+        self.count("SELECT count(*) FROM messages WHERE status = 60").await
+    }
+
+    async fn count(&self, sql: &'static str) -> Result<u64> {
+        let rows: i64 = match self {
             Self::Sqlite(file) => {
                 let file = file.clone();
-                tokio::task::spawn_blocking(move || anyhow::Ok(open(&file)?.query_row(JOBS, [], |r| r.get(0))?)).await??
+                tokio::task::spawn_blocking(move || anyhow::Ok(open(&file)?.query_row(sql, [], |r| r.get(0))?)).await??
             }
-            Self::Postgres(client) => client.query_one(JOBS, &[]).await?.try_get(0)?,
+            Self::Postgres(client) => client.query_one(sql, &[]).await?.try_get(0)?,
         };
-        Ok(u64::try_from(jobs)?)
+        Ok(u64::try_from(rows)?)
     }
 }
 

@@ -22,14 +22,16 @@ use crate::{http, process, sink::Arrivals, stats::Durations, template::Template}
 
 /// How often is looked whether a shut gate has opened.
 const PAUSE: Duration = Duration::from_millis(1);
-/// The status that every answer should have.
-const EXPECTED: u16 = 202;
+/// The status that every answer should have, where messages are sent.
+pub(crate) const ACCEPTED: u16 = 202;
 
 /// Where requests go and what they say.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) template: Template,
+    /// The status that every answer should have.
+    pub(crate) expects: u16,
     /// The next running number; goes on from one load to the next.
     pub(crate) next: Arc<AtomicU64>,
 }
@@ -88,7 +90,7 @@ pub(crate) struct Load {
 pub(crate) struct Outcome {
     /// From sending to the whole answer, of what was answered while measuring and not taken before.
     pub(crate) times: Durations,
-    /// Answers that were 202, in all.
+    /// Answers as they should be, in all.
     pub(crate) answered: u64,
     /// Answers that were not.
     pub(crate) wrong: u64,
@@ -121,7 +123,7 @@ impl Load {
         Ok(Self { shared, thread: Some(thread), id })
     }
 
-    /// Requests answered with 202 so far.
+    /// Requests answered as they should be so far.
     pub(crate) fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
     }
@@ -197,7 +199,7 @@ async fn ask(target: Target, shared: Arc<Shared>, gate: Option<Passage>) -> Resu
                 break head;
             }
         };
-        if head.status == EXPECTED {
+        if head.status == target.expects {
             shared.answered.fetch_add(1, Ordering::Relaxed);
         } else {
             if shared.wrong.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -223,7 +225,7 @@ mod tests {
     async fn every_request_has_its_own_number_and_other_answers_are_told() {
         let sink = Sink::start().expect("it starts");
         let next = Arc::new(AtomicU64::new(5));
-        let target = Target { address: sink.address, template: Template::message("k", "mark##########", Keys::Absent), next: next.clone() };
+        let target = Target { address: sink.address, template: Template::message("k", "mark##########", Keys::Absent), expects: ACCEPTED, next: next.clone() };
         sink.note();
         let load = Load::start(&target, 3, None).expect("it starts");
         load.measure();
@@ -245,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn a_gate_lets_no_more_through_than_it_says() {
         let (elsewhere, sink) = (Sink::start().expect("it starts"), Sink::start().expect("it starts"));
-        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), next: Arc::default() };
+        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
         // Nothing ever arrives at the other provider, and refused requests don't count: a gate of 0 lets nothing through.
         let load = Load::start(&target, 2, Some(Gate { arrivals: elsewhere.arrivals(), most: 0 })).expect("it starts");
         let outcome = load.finish().await.expect("it ends");
@@ -255,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn a_gate_that_opens_lets_waiting_connections_on() {
         let sink = Sink::start().expect("it starts");
-        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), next: Arc::default() };
+        let target = Target { address: sink.address, template: Template::message("k", "x", Keys::Absent), expects: ACCEPTED, next: Arc::default() };
         // More connections than may be under way: all but one wait at any time, and what arrives lets others on.
         let load = Load::start(&target, 8, Some(Gate { arrivals: sink.arrivals(), most: 1 })).expect("it starts");
         while sink.arrivals().count() < 20 {

@@ -110,6 +110,7 @@ enum Figure {
     DeliverWide,
     Single,
     Latency,
+    Callbacks,
     #[value(alias = "load")]
     Memory,
     Fairness,
@@ -124,10 +125,11 @@ enum Figure {
 
 impl Figure {
     /// Those that are measured with both engines.
-    const OF_BOTH: [Self; 9] = [
+    const OF_BOTH: [Self; 10] = [
         Self::DeliverWide,
         Self::Single,
         Self::Latency,
+        Self::Callbacks,
         Self::Memory,
         Self::Fairness,
         Self::Backlog,
@@ -334,6 +336,9 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
     }
     if arguments.wants(Figure::Latency) {
         conclude("latency", bounded(longest, figures::latency::measure(bench, &engines)).await);
+    }
+    if arguments.wants(Figure::Callbacks) {
+        conclude("callbacks", bounded(longest, figures::callbacks::measure(bench, &engines)).await);
     }
     // Engine after engine, figure after figure.
     let each = [Figure::Memory, Figure::Fairness, Figure::Backlog, Figure::List, Figure::Decay, Figure::Sustained];

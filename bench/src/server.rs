@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     database::Database,
     http::{self, Connection},
-    load::Target,
+    load::{ACCEPTED, Target},
     process::Process,
     template::{FIRST_NUMBER, Keys, TEXT, Template},
 };
@@ -156,6 +156,8 @@ pub(crate) struct Tenant {
     pub(crate) id: Uuid,
     pub(crate) config: Uuid,
     pub(crate) api_key: String,
+    /// Where the provider's callbacks go.
+    pub(crate) callback_path: String,
 }
 
 impl Server {
@@ -178,7 +180,13 @@ impl Server {
     /// Where a load goes that sends as this tenant, with numbers from `first` on.
     pub(crate) fn target(&self, tenant: &Tenant, keys: Keys, first: u64) -> Target {
         let template = Template::message(&tenant.api_key, TEXT, keys);
-        Target { address: self.address, template, next: Arc::new(AtomicU64::new(FIRST_NUMBER + first)) }
+        Target { address: self.address, template, expects: ACCEPTED, next: Arc::new(AtomicU64::new(FIRST_NUMBER + first)) }
+    }
+
+    /// Where the provider tells that the messages with its ids from `first` on were delivered.
+    pub(crate) fn callbacks(&self, tenant: &Tenant, first: u64) -> Target {
+        let template = Template::delivery_report(&tenant.callback_path);
+        Target { address: self.address, template, expects: 200, next: Arc::new(AtomicU64::new(first)) }
     }
 
     /// Stops it in order. What it leaves behind is where it was.
@@ -201,6 +209,7 @@ async fn make(connection: &mut Connection, bearer: &str, slug: &str, username: &
     Ok(Tenant {
         id: uuid_of(&tenant["id"])?,
         config: uuid_of(&config["id"])?,
+        callback_path: callback_path(&config)?,
         api_key: key["plaintext"].as_str().context("no key")?.to_owned(),
     })
 }
@@ -208,6 +217,13 @@ async fn make(connection: &mut Connection, bearer: &str, slug: &str, username: &
 async fn post(connection: &mut Connection, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {
     let answer = connection.call(&http::request("POST", path, headers, &body.to_string())).await?;
     answer.json(201).with_context(|| format!("POST {path}"))
+}
+
+/// The path of a config's callback URL, with its token.
+fn callback_path(config: &Value) -> Result<String> {
+    let url = config["callbackUrl"].as_str().context("a config without a callback URL")?;
+    let at = url.find("/v1/").context("a callback URL of another form")?;
+    Ok(url[at..].to_owned())
 }
 
 fn uuid_of(value: &Value) -> Result<Uuid> {
@@ -236,6 +252,6 @@ impl Echo {
     /// Where a load goes. The keys only make its requests as long as Raven's.
     pub(crate) fn target(&self) -> Target {
         let template = Template::message("rk_live_00000000_00000000000000000000000000000000000000000000", TEXT, Keys::Sequential);
-        Target { address: self.address, template, next: Arc::new(AtomicU64::new(FIRST_NUMBER)) }
+        Target { address: self.address, template, expects: ACCEPTED, next: Arc::new(AtomicU64::new(FIRST_NUMBER)) }
     }
 }

@@ -44,6 +44,16 @@ impl Template {
         Self::of(http::request("POST", "/v1/messages", &[("x-raven-key", api_key)], &body))
     }
 
+    /// Africa's Talking tells at this path that a message was delivered; the number is that of its id.
+    pub(crate) fn delivery_report(path: &str) -> Self {
+        let body = format!("id=ATXid_{NUMBER}&status=Success&phoneNumber=%2B254722000000&networkCode=63902&retryCount=0");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        Self::of((head + &body).into_bytes())
+    }
+
     /// Any request or answer.
     pub(crate) fn of(bytes: Vec<u8>) -> Self {
         let find = |what: &str| (0..bytes.len()).filter(|at| bytes[*at..].starts_with(what.as_bytes())).collect();
@@ -113,6 +123,16 @@ mod tests {
         assert_eq!(keys.len(), 1000);
         assert!(keys.contains(&random_key(7)));
         assert!(keys.iter().all(|k| uuid::Uuid::parse_str(k).is_ok_and(|u| u.get_version_num() == 4)));
+    }
+
+    #[test]
+    fn a_delivery_report_is_whole_and_names_the_message() {
+        let template = Template::delivery_report("/v1/webhooks/sms/africas_talking/a/b/c");
+        let mut copy = template.copy();
+        template.write(&mut copy, 7);
+        let head = http::head(&copy).expect("a template is a whole request");
+        assert_eq!(head.total(), copy.len());
+        assert!(copy[head.len..].starts_with(b"id=ATXid_0000000007&status=Success&"));
     }
 
     #[test]

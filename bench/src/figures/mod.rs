@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod backlog;
+pub(crate) mod callbacks;
 pub(crate) mod decay;
 pub(crate) mod fairness;
 pub(crate) mod footprint;

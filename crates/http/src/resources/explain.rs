@@ -118,7 +118,7 @@ pub struct CandidateView {
 
 /// The tenant's messages of the day.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct QuotaView {
+pub struct QuotaUseView {
     /// Live messages that it may have accepted; `null`: as many as it likes.
     #[schema(required)]
     pub limit: Option<u32>,
@@ -173,7 +173,7 @@ pub struct ExplainView {
     #[schema(required, value_type = Option<SuppressionReasonName>)]
     pub suppression_reason: Option<&'static str>,
     /// The tenant's messages of the day.
-    pub quota: QuotaView,
+    pub quota: QuotaUseView,
     /// The limits of the tenant's plan.
     pub limits: LimitsView,
     /// Parts of an SMS.
@@ -389,7 +389,7 @@ async fn answer(app: &App, tenant: TenantId, environment: Option<Environment>, i
         channel: message.channel,
         environment: message.environment,
         suppression_reason: suppressed.map(SuppressionReason::name),
-        quota: QuotaView { limit: plan.daily_messages, used: engine.store.quota_used(tenant, now.day()).await? },
+        quota: QuotaUseView { limit: plan.daily_messages, used: engine.store.quota_used(tenant, now.day()).await? },
         limits: LimitsView { plan: plan.name.clone(), key_requests_per_minute: plan.key_rpm, admin_requests_per_minute: plan.admin_rpm },
         segments: message.segments,
         encoding: message.encoding.map(raven_core::sms::Encoding::name),

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     AppState, answer, claim, fresh_id,
-    routing::{RoutingFields, RulesView},
+    routing::{RoutingFields, RulesRequest, RulesView},
     text, value,
 };
 use crate::{
@@ -60,7 +60,7 @@ request! {
         #[schema(minimum = 0, maximum = 1000, example = 100)]
         weight: i64 = "weight",
         /// Which recipients it takes. Absent or empty: all.
-        #[schema(required = false, value_type = RulesView)]
+        #[schema(required = false, value_type = RulesRequest)]
         rules: Json<'a> = "rules",
         /// Calls a second, at most: 1 to 10000. Messages beyond it wait.
         #[schema(minimum = 1, maximum = 10_000, example = 50)]
@@ -101,7 +101,7 @@ request! {
         #[schema(minimum = 0, maximum = 1000, example = 100)]
         weight: i64 = "weight",
         /// Which recipients it takes. Absent or empty: all.
-        #[schema(required = false, value_type = RulesView)]
+        #[schema(required = false, value_type = RulesRequest)]
         rules: Json<'a> = "rules",
         /// Calls a second, at most: 1 to 10000. Messages beyond it wait.
         #[schema(minimum = 1, maximum = 10_000, example = 50)]

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use raven_core::{Channel, address::Email, country, json::Json, reach::Reach};
 use raven_store::Routing;
 use serde::Serialize;
+use serde_json::json;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
 use crate::fields::Fields;
 
@@ -30,6 +32,39 @@ pub struct RulesView {
     /// Domains of email addresses, without those under them.
     #[schema(required = false, max_items = 100, example = json!(["example.com"]))]
     pub domains: Vec<String>,
+}
+
+/// Which recipients a config is to take. One that any of these names is taken; absent or empty rules take everybody.
+#[derive(utoipa::ToSchema)]
+#[schema(as = RoutingRulesRequest)]
+#[expect(dead_code, reason = "the shape that is read below, for the document")]
+pub struct RulesRequest {
+    #[schema(required = false, schema_with = prefixes)]
+    prefixes: Option<Vec<String>>,
+    #[schema(required = false, schema_with = countries)]
+    countries: Option<Vec<String>>,
+    #[schema(required = false, schema_with = domains)]
+    domains: Option<Vec<String>>,
+}
+
+fn texts(item: ObjectBuilder, example: &str, about: &str) -> Schema {
+    let item = item.schema_type(Type::String).examples([example]);
+    ArrayBuilder::new().items(item).max_items(Some(RULES_MAX)).description(Some(about)).examples([json!([example])]).into()
+}
+
+fn prefixes() -> Schema {
+    let item = ObjectBuilder::new().pattern(Some(r"^\+[1-9][0-9]{0,14}$"));
+    texts(item, "+254", "Beginnings of phone numbers, for sms and whatsapp: `+` and 1 to 15 digits.")
+}
+
+fn countries() -> Schema {
+    let item = ObjectBuilder::new().pattern(Some("^[A-Za-z]{2}$"));
+    texts(item, "KE", "Countries of phone numbers, for sms and whatsapp: ISO 3166-1 alpha-2. Those that share a calling code are told apart.")
+}
+
+fn domains() -> Schema {
+    let item = ObjectBuilder::new().min_length(Some(1)).max_length(Some(253));
+    texts(item, "example.com", "Domains of email addresses, without those under them.")
 }
 
 impl RulesView {

@@ -177,6 +177,7 @@ async fn a_config_that_failed_is_asked_about_and_is_good_again() {
         assert_eq!(status().await, "failed");
         // A new key of Africa's Talking, say, works only after a while.
         twilio.require(&format!("{ACCOUNT}:late"));
+        app.engine.housekeeping.heal().await.expect("the store works");
         app.clock.advance(Duration::from_secs(301));
         app.engine.housekeeping.heal().await.expect("the store works");
         app.advance(Duration::ZERO).await;
