@@ -7,7 +7,7 @@ mod sms;
 use super::sheet::Sheet;
 
 /// All of them.
-pub(super) static ALL: &[Sheet] = &[
+pub(super) const ALL: &[Sheet] = &[
     email::SENDGRID,
     email::RESEND,
     email::POSTMARK,

@@ -20,7 +20,7 @@ fn numbers(value: &Value, separator: char) -> Vec<String> {
 }
 
 fn parts(message: &Received) -> u16 {
-    sms::segments(&message.text).count.try_into().unwrap_or(u16::MAX)
+    sms::segments(&message.text).count
 }
 
 /// <https://developer.vonage.com/en/api/sms>
