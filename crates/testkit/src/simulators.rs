@@ -1,16 +1,20 @@
 //! Providers played on 127.0.0.1: they speak the documented wire format, keep what they received, and misbehave on request.
 //!
-//! What lives here: the HTTP providers ([`AfricasTalking`], [`Twilio`]) on a common server, and a real SMTP server
-//! ([`smtp::Smtp`]). What must not: anything that the product would run.
+//! What lives here: the HTTP providers ([`AfricasTalking`], [`Twilio`], and by their tables [`Listed`]) on a common server, and a
+//! real SMTP server ([`smtp::Smtp`]). What must not: anything that the product would run.
 
 mod africas_talking;
+mod body;
 mod server;
+mod sheet;
+mod sheets;
 pub mod smtp;
 mod twilio;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::time::Instant;
 
 pub use self::server::{Simulator, Wire};
@@ -20,6 +24,10 @@ pub type AfricasTalking = Simulator<africas_talking::Play>;
 
 /// Plays Twilio. Credentials are `user:password` of HTTP Basic.
 pub type Twilio = Simulator<twilio::Play>;
+
+/// Plays a provider whose wire format is a table: [`Listed::of`]. Credentials are what stands in its header, `user:password` of
+/// HTTP Basic, or for FCM the service account's address.
+pub type Listed = Simulator<sheet::Play>;
 
 /// A message as it arrived. One that was answered with an error, or not at all, is here too.
 #[derive(Clone, Debug)]
@@ -38,6 +46,8 @@ pub struct Received {
     pub callback_url: Option<String>,
     /// The provider's id for it, if it was accepted. The answer may still have been lost on the way.
     pub accepted: Option<String>,
+    /// The request's body, as JSON whatever it was; `null` where the simulator does not keep it.
+    pub body: Value,
 }
 
 impl Received {
@@ -50,6 +60,7 @@ impl Received {
             auth,
             callback_url: None,
             accepted: None,
+            body: Value::Null,
         }
     }
 }
@@ -80,6 +91,15 @@ pub enum Behaviour {
     ServerError,
     /// Accepted, and the answer's body comes a byte at a time with this pause before each.
     Trickle(Duration),
+    /// Accepted, and the answer's body breaks off in its middle.
+    HalfBody,
+    /// Accepted, and the documented answer says that it is a page.
+    WrongType,
+    /// Sent on to another place, and nothing accepted.
+    Redirect {
+        /// `Location`.
+        to: String,
+    },
     /// The documented answer to wrong credentials.
     WrongCredentials,
     /// Refused with the provider's own code: a recipient's `statusCode` at Africa's Talking, an error code at Twilio.
@@ -98,6 +118,16 @@ pub enum Behaviour {
 impl Behaviour {
     /// Does the provider take the message, whatever becomes of the answer?
     const fn accepts(&self) -> bool {
-        matches!(self, Self::Normal | Self::After(_) | Self::Hang | Self::ResetAfterRequest | Self::Garbage | Self::Trickle(_))
+        matches!(
+            self,
+            Self::Normal
+                | Self::After(_)
+                | Self::Hang
+                | Self::ResetAfterRequest
+                | Self::Garbage
+                | Self::Trickle(_)
+                | Self::HalfBody
+                | Self::WrongType
+        )
     }
 }

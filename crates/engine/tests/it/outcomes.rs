@@ -68,7 +68,9 @@ async fn an_accepted_message_carries_what_the_provider_said() {
 
 #[tokio::test]
 async fn what_may_have_gone_out_is_not_repeated_and_ends_as_unknown() {
-    for behaviour in [Behaviour::Hang, Behaviour::ResetAfterRequest, Behaviour::Garbage] {
+    // A byte every 20 ms is slower than a call may take.
+    let trickle = Behaviour::Trickle(Duration::from_millis(20));
+    for behaviour in [Behaviour::Hang, Behaviour::ResetAfterRequest, Behaviour::Garbage, Behaviour::Html, Behaviour::HalfBody, trickle] {
         with_first(behaviour.clone(), async |app, t, _, id| {
             let message = app.message(&t.live, &id).await;
             assert_eq!(
@@ -84,6 +86,33 @@ async fn what_may_have_gone_out_is_not_repeated_and_ends_as_unknown() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_slow_or_says_it_is_something_else_is_read() {
+    for behaviour in [Behaviour::Trickle(Duration::from_micros(200)), Behaviour::WrongType] {
+        with_first(behaviour.clone(), async |app, t, sim, id| {
+            let message = app.message(&t.live, &id).await;
+            assert_eq!(kinds(&message), ["queued", "sending", "sent"], "{behaviour:?}");
+            assert_eq!(message["providerMessageId"].as_str(), sim.received().pop().expect("one").accepted.as_deref());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_wherever_it_leads() {
+    // On this machine, where a tenant's provider has no business.
+    let inside = AfricasTalking::start().await;
+    let to = format!("{}/messaging", inside.base_url());
+    for to in [to, "http://169.254.169.254/latest/meta-data/".to_owned(), "file:///etc/passwd".to_owned()] {
+        with_first(Behaviour::Redirect { to: to.clone() }, async |app, t, _, id| {
+            let message = app.message(&t.live, &id).await;
+            assert_eq!(kinds(&message), ["queued", "sending", "retry_scheduled"], "{to}");
+        })
+        .await;
+    }
+    assert_eq!((inside.connections(), inside.count()), (0, 0));
 }
 
 #[tokio::test]

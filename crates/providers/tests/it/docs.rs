@@ -29,8 +29,9 @@ like others. While it is not given, only the token in the URL stands for them: g
 
 ## How far to trust an adapter
 
-Each is held to requests, answers and callbacks written down from the provider's own documentation (`crates/providers/fixtures`). What was proven
-beyond that:
+Each is held to requests, answers and callbacks written down from the provider's own documentation (`crates/providers/fixtures`). No test
+calls a provider itself: that takes an account with each. Our simulators are written from the documentation as well; where an SDK is content
+with one, whoever wrote the SDK has read it the same way, and the adapter sends to the same simulator. What was proven beyond that:
 ";
 
 const CARRIES: &str = "
@@ -40,19 +41,48 @@ A message with a field that its provider does not carry is refused with 400 `uns
 the message in any case, and passed on where the provider takes them.
 ";
 
+/// The adapter and the provider's own library speak to one simulator, and each understands what it gets.
+const SDK: &str = "the official SDK sends to our simulator, and is content with what it gets";
+
 /// What an adapter's fidelity was proven by, beside documented requests, answers and callbacks. One that is not named has nothing but those.
-const PROVEN: &[(&str, &str)] = &[
-    ("africas_talking", "the official SDK sends to our simulator, and is content with what it gets"),
-    ("twilio", "the official SDK sends to our simulator, and is content with what it gets"),
-    ("vonage", "callbacks are signed by the official SDK, and its own test signatures pass"),
-    ("messagebird", "callbacks are signed as the official SDK checks it, and its own test signatures get the same verdicts"),
-    ("plivo", "callbacks are signed by the official SDK, and its own test signatures pass"),
-    ("whatsapp_cloud", "callbacks are signed as a library of the community checks it"),
-    ("smtp", "messages are sent to real mail servers"),
-    ("resend", "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"),
-    ("ses", "signatures of requests are those of AWS's published examples, and AWS's own validator takes the callbacks that we take"),
-    ("sendgrid", "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"),
-    ("web_push", "encryption is that of the example in RFC 8291"),
+const PROVEN: &[(&str, &[&str])] = &[
+    ("africas_talking", &[SDK]),
+    ("twilio", &[SDK, "its callbacks, signed by the official SDK, are taken by the running server"]),
+    ("vonage", &[SDK, "callbacks are signed by the official SDK, and its own test signatures pass"]),
+    ("infobip", &[SDK]),
+    ("messagebird", &[SDK, "callbacks are signed as the official SDK checks it, and its own test signatures get the same verdicts"]),
+    ("termii", &["a library of the community sends to our simulator, and is content with what it gets"]),
+    ("plivo", &[SDK, "callbacks are signed by the official SDK, and its own test signatures pass"]),
+    (
+        "whatsapp_cloud",
+        &[
+            "a library of the community sends to our simulator, and is content with what it gets",
+            "callbacks are signed as a library of the community checks it",
+        ],
+    ),
+    ("smtp", &["messages are sent to real mail servers"]),
+    ("postmark", &[SDK]),
+    ("resend", &[SDK, "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"]),
+    (
+        "ses",
+        &[
+            "messages are sent to moto, an SES that is not ours (it checks no signature), and what its SNS signs is genuine",
+            "signatures of requests are those of AWS's published examples, and AWS's own validator takes the callbacks that we take",
+        ],
+    ),
+    ("sendgrid", &[SDK, "callbacks are what SendGrid's own library takes, and the example that it is tested with is genuine"]),
+    ("mailgun", &[SDK]),
+    ("brevo", &[SDK]),
+    ("mailjet", &[SDK]),
+    ("fcm", &[SDK, "Google's own library takes the assertion that tokens are asked for with"]),
+    ("apns", &["a JWT library that is not ours takes the token"]),
+    (
+        "web_push",
+        &[
+            "encryption is that of the example in RFC 8291, and http_ece, which is not ours, decrypts what is sent",
+            "py-vapid, which is not ours, takes the VAPID header",
+        ],
+    ),
 ];
 
 /// The fields that providers of a channel can differ in.
@@ -69,7 +99,10 @@ fn written() -> Result<String, std::fmt::Error> {
     let mut out = HEAD.to_owned();
     writeln!(out, "\n| provider | proven by |\n|---|---|")?;
     for provider in CATALOG {
-        let proof = PROVEN.iter().find(|(id, _)| *id == provider.spec.id).map_or("what is documented only", |(_, proof)| *proof);
+        let proof = PROVEN
+            .iter()
+            .find(|(id, _)| *id == provider.spec.id)
+            .map_or_else(|| "what is documented only".to_owned(), |(_, proofs)| proofs.join("; "));
         writeln!(out, "| [{}](#{}) | {proof} |", provider.spec.name, provider.spec.id)?;
     }
     out.push_str(CARRIES);

@@ -9,6 +9,7 @@ mod email;
 mod email_callbacks;
 mod hostile;
 mod push;
+mod readers;
 mod requests;
 mod vectors;
 mod whatsapp;

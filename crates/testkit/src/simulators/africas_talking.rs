@@ -14,16 +14,18 @@ const JSON: &str = "application/json";
 pub struct Play;
 
 impl Wire for Play {
-    const PATH: &'static str = "/version1";
+    fn path(&self) -> &'static str {
+        "/version1"
+    }
 
-    fn auth(request: &Request<Bytes>) -> String {
+    fn auth(&self, request: &Request<Bytes>) -> String {
         request.headers().get("apikey").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
     }
 
     fn read(&self, request: &Request<Bytes>, _: &dyn Fn(&str) -> Option<Received>) -> Result<Vec<Received>, Response<Bytes>> {
-        let auth = Self::auth(request);
+        let auth = self.auth(request);
         if auth.is_empty() {
-            return Err(self.wrong_credentials());
+            return Err(self.wrong_credentials(request));
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/version1/user") => return Err(answer(200, JSON, json!({"UserData": {"balance": "KES 1785.50"}}).to_string())),
@@ -68,7 +70,7 @@ impl Wire for Play {
         answer(201, JSON, json!({"SMSMessageData": {"Message": message, "Recipients": recipients}}).to_string())
     }
 
-    fn wrong_credentials(&self) -> Response<Bytes> {
+    fn wrong_credentials(&self, _: &Request<Bytes>) -> Response<Bytes> {
         answer(401, "text/plain", "The supplied authentication is invalid")
     }
 

@@ -31,12 +31,12 @@ use tokio::{
 use super::{Behaviour, Received};
 
 /// What makes a server a certain provider. Answers are whole; the server decides whether they arrive.
-pub trait Wire: Default + Send + Sync + 'static {
+pub trait Wire: Send + Sync + 'static {
     /// The version path, which the base URL ends with.
-    const PATH: &'static str;
+    fn path(&self) -> &'static str;
 
     /// The credentials of a request, or the empty string.
-    fn auth(request: &Request<Bytes>) -> String;
+    fn auth(&self, request: &Request<Bytes>) -> String;
 
     /// The messages that a request asks to send, or the answer to one that asks for something else or is no good.
     /// `accepted` finds an accepted message by its id.
@@ -56,7 +56,7 @@ pub trait Wire: Default + Send + Sync + 'static {
     fn answer(&self, request: &Request<Bytes>, messages: &[(Received, Result<String, u32>)]) -> Response<Bytes>;
 
     /// The answer to wrong credentials.
-    fn wrong_credentials(&self) -> Response<Bytes>;
+    fn wrong_credentials(&self, request: &Request<Bytes>) -> Response<Bytes>;
 
     /// The answer to too many requests.
     fn rate_limited(&self) -> Response<Bytes>;
@@ -78,7 +78,7 @@ pub struct Simulator<W> {
     accepting: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared<W> {
     wire: W,
     script: Mutex<Script>,
@@ -95,7 +95,7 @@ struct Script {
     credentials: Option<String>,
 }
 
-impl<W: Wire> Simulator<W> {
+impl<W: Wire + Default> Simulator<W> {
     /// On a free port.
     ///
     /// # Panics
@@ -109,16 +109,32 @@ impl<W: Wire> Simulator<W> {
     /// # Panics
     /// If it is taken.
     pub async fn start_on(port: u16) -> Self {
+        Self::play(W::default(), port).await
+    }
+}
+
+impl<W: Wire> Simulator<W> {
+    /// As this provider on this port; 0 for a free one.
+    ///
+    /// # Panics
+    /// If it is taken.
+    pub(super) async fn play(wire: W, port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let shared = Arc::<Shared<W>>::default();
+        let shared = Arc::new(Shared {
+            wire,
+            script: Mutex::default(),
+            received: Mutex::default(),
+            ids: AtomicU64::default(),
+            connections: AtomicU64::default(),
+        });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
     }
 
     /// What replaces the documented base URL.
     pub fn base_url(&self) -> String {
-        format!("http://{}{}", self.address, W::PATH)
+        format!("http://{}{}", self.address, self.shared.wire.path())
     }
 
     /// Its port.
@@ -216,7 +232,12 @@ async fn serve<W: Wire>(stream: TcpStream, shared: Arc<Shared<W>>) {
 #[error("reset")]
 struct Reset;
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// A body that ends before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the body breaks off")]
+struct Broken;
+
+type Body = UnsyncBoxBody<Bytes, Broken>;
 
 impl<W: Wire> Shared<W> {
     /// Is the next thing in the script a reset before the request is read?
@@ -243,9 +264,9 @@ impl<W: Wire> Shared<W> {
         // A client that went away in mid-request leaves nothing.
         let body = Limited::new(body, 1 << 20).collect().await.map_err(|_| Reset)?.to_bytes();
         let request = Request::from_parts(parts, body);
-        let wrong = self.script.lock().credentials.as_ref().is_some_and(|good| *good != W::auth(&request));
+        let wrong = self.script.lock().credentials.as_ref().is_some_and(|good| *good != self.wire.auth(&request));
         if wrong {
-            return Ok(whole(self.wire.wrong_credentials()));
+            return Ok(whole(self.wire.wrong_credentials(&request)));
         }
         let find = |id: &str| self.received.lock().iter().find(|m| m.accepted.as_deref() == Some(id)).cloned();
         let mut messages = match self.wire.read(&request, &find) {
@@ -261,7 +282,7 @@ impl<W: Wire> Shared<W> {
         }
         self.received.lock().extend(messages.iter().cloned());
         let answer = self.wire.answer(&request, &messages.into_iter().zip(outcomes).collect::<Vec<_>>());
-        self.deliver(behaviour, answer).await
+        self.deliver(behaviour, &request, answer).await
     }
 
     fn outcome(&self, message: &Received, behaviour: &Behaviour) -> Result<String, u32> {
@@ -271,7 +292,7 @@ impl<W: Wire> Shared<W> {
         }
     }
 
-    async fn deliver(&self, behaviour: Behaviour, documented: Response<Bytes>) -> Result<Response<Body>, Reset> {
+    async fn deliver(&self, behaviour: Behaviour, request: &Request<Bytes>, documented: Response<Bytes>) -> Result<Response<Body>, Reset> {
         let status = documented.status().as_u16();
         Ok(match behaviour {
             Behaviour::Normal | Behaviour::Refuse(_) => whole(documented),
@@ -290,14 +311,40 @@ impl<W: Wire> Shared<W> {
             }
             Behaviour::ServerError => whole(answer(500, "text/html", "<h1>Internal Server Error</h1>")),
             Behaviour::Trickle(pause) => trickle(documented, pause),
-            Behaviour::WrongCredentials => whole(self.wire.wrong_credentials()),
+            Behaviour::HalfBody => half(documented),
+            Behaviour::WrongType => {
+                let mut response = documented;
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=iso-8859-1"));
+                whole(response)
+            }
+            Behaviour::Redirect { to } => {
+                let mut response = answer(307, "text/plain", "");
+                response.headers_mut().extend(HeaderValue::from_str(&to).ok().map(|to| (header::LOCATION, to)));
+                whole(response)
+            }
+            Behaviour::WrongCredentials => whole(self.wire.wrong_credentials(request)),
             Behaviour::Answer { status, content_type, body } => whole(answer(status, content_type, body)),
         })
     }
 }
 
 fn whole(response: Response<Bytes>) -> Response<Body> {
-    response.map(|body| Full::new(body).boxed_unsync())
+    response.map(|body| Full::new(body).map_err(never).boxed_unsync())
+}
+
+const fn never(e: Infallible) -> Broken {
+    match e {}
+}
+
+/// The whole length is told, and half of it comes.
+fn half(response: Response<Bytes>) -> Response<Body> {
+    let length = response.body().len();
+    let mut response = response.map(|mut body| {
+        let first = body.split_to(length / 2);
+        BodyExt::boxed_unsync(StreamBody::new(stream::iter([Ok(Frame::data(first)), Err(Broken)])))
+    });
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
 }
 
 fn trickle(response: Response<Bytes>, pause: Duration) -> Response<Body> {

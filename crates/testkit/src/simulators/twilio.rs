@@ -17,18 +17,20 @@ const DATE: &str = "Tue, 24 Nov 2026 04:20:00 +0000";
 pub struct Play;
 
 impl Wire for Play {
-    const PATH: &'static str = "/2010-04-01";
+    fn path(&self) -> &'static str {
+        "/2010-04-01"
+    }
 
-    fn auth(request: &Request<Bytes>) -> String {
+    fn auth(&self, request: &Request<Bytes>) -> String {
         let header = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let plain = header.and_then(|h| h.strip_prefix("Basic ")).and_then(|b| STANDARD.decode(b).ok());
         plain.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default()
     }
 
     fn read(&self, request: &Request<Bytes>, accepted: &dyn Fn(&str) -> Option<Received>) -> Result<Vec<Received>, Response<Bytes>> {
-        let auth = Self::auth(request);
+        let auth = self.auth(request);
         if !auth.contains(':') {
-            return Err(self.wrong_credentials());
+            return Err(self.wrong_credentials(request));
         }
         let path: Vec<_> = request.uri().path().trim_start_matches('/').split('/').collect();
         match (request.method(), path.as_slice()) {
@@ -86,7 +88,7 @@ impl Wire for Play {
         }
     }
 
-    fn wrong_credentials(&self) -> Response<Bytes> {
+    fn wrong_credentials(&self, _: &Request<Bytes>) -> Response<Bytes> {
         error(20003)
     }
 
