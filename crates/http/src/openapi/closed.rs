@@ -20,7 +20,7 @@ use utoipa::{
     },
 };
 
-use crate::{codes, resources::audit_log, resources::explain, resources::providers};
+use crate::{codes, resources::audit_log, resources::explain, resources::provider_test, resources::providers};
 
 /// A closed list.
 pub trait Closed {
@@ -86,6 +86,8 @@ pub type ProviderId = OneOf<Providers>;
 pub type SettingKindName = OneOf<Kind>;
 /// The name of a provider config's status.
 pub type ConfigStatusName = OneOf<ConfigStatus>;
+/// The name of what came of a test message.
+pub type TestOutcomeName = OneOf<TestOutcomes>;
 /// Why a message goes through a config, or does not.
 pub type RoutingReasonName = OneOf<RoutingReasons>;
 /// Why a message waits.
@@ -104,6 +106,9 @@ pub enum Providers {}
 /// What a provider config's status can be.
 #[derive(Debug)]
 pub enum ConfigStatus {}
+/// What came of a test message.
+#[derive(Debug)]
+pub enum TestOutcomes {}
 /// Why a message goes through a config, or does not.
 #[derive(Debug)]
 pub enum RoutingReasons {}
@@ -277,6 +282,17 @@ impl Closed for ConfigStatus {
 
     fn names() -> Vec<&'static str> {
         providers::STATUSES.to_vec()
+    }
+}
+
+impl Closed for TestOutcomes {
+    const NAME: &'static str = "TestOutcome";
+    const TEXT: &'static str = "What came of a test message: `sent`, the provider took it; `rejected`, it won't take this message; `temporary`, it \
+                                can't be reached or has trouble; `rate_limited`, it is too busy for us; `credentials`, the credentials or the \
+                                account don't work; `unknown`, no answer came, so it may have been sent.";
+
+    fn names() -> Vec<&'static str> {
+        provider_test::OUTCOMES.to_vec()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod me;
 pub mod members;
 pub mod messages;
+pub mod provider_test;
 pub mod providers;
 pub mod routing;
 pub mod sandbox;

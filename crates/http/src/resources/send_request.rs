@@ -28,11 +28,11 @@ const TO_MAX: usize = 200;
 /// Characters of a device token.
 pub(super) const TOKEN_MAX: usize = 4096;
 /// Characters of a text.
-const BODY_MAX: usize = 4096;
+pub(super) const BODY_MAX: usize = 4096;
 /// Characters of a subject.
 const SUBJECT_MAX: usize = 998;
 /// What is said of an email without a sender.
-const NO_SENDER: &str = "is required: the provider config has no from_email";
+pub(super) const NO_SENDER: &str = "is required: the provider config has no from_email";
 /// Characters of the id of a provider or a config: more than any has.
 const PROVIDER_MAX: usize = 64;
 /// Characters of an external id.

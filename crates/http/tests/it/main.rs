@@ -12,6 +12,7 @@ mod lists;
 mod messages;
 mod openapi;
 mod pages;
+mod provider_test;
 mod providers;
 mod quota;
 mod sandbox;
