@@ -9,7 +9,7 @@ use crate::{
     App, layers,
     resources::{
         audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, provider_test, providers,
-        sandbox, suppressions, tenant, tenants, usage,
+        sandbox, suppressions, tenant, tenants, unsubscribe, usage,
     },
 };
 
@@ -56,6 +56,7 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(callbacks::to_config_with_token, callbacks::ask_config_with_token))
         .routes(routes!(suppressions::create, suppressions::list))
         .routes(routes!(suppressions::delete))
+        .routes(routes!(unsubscribe::show, unsubscribe::unsubscribe))
         .routes(routes!(health::openapi))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -20,6 +20,7 @@ pub mod send_request;
 pub mod suppressions;
 pub mod tenant;
 pub mod tenants;
+pub mod unsubscribe;
 pub mod usage;
 
 use std::sync::Arc;

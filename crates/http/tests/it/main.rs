@@ -20,4 +20,5 @@ mod suppressions;
 mod tenancy;
 mod tenants;
 mod totality;
+mod unsubscribe;
 mod walk;

@@ -78,7 +78,7 @@ macro_rules! conformance_tests {
                 a_report_moves_its_message_and_stands_in_its_timeline, every_order_of_callbacks_ends_the_same,
                 a_message_is_found_by_its_providers_id, another_tenants_message_is_not_moved,
                 what_nothing_proves_moves_only_what_it_names, word_of_an_unknown_outcome_ends_the_wait,
-                a_failure_at_a_former_config_is_no_end, a_report_suppresses_its_recipient, soft_bounces_suppress_when_they_are_too_many,
+                a_failure_at_a_former_config_is_no_end, a_report_suppresses_its_recipient, a_link_suppresses_with_no_callback_to_note, soft_bounces_suppress_when_they_are_too_many,
                 a_message_from_outside_is_kept_once_and_listed, the_last_message_to_somebody_is_found, a_wish_suppresses_and_is_lifted,
                 what_could_not_be_read_is_read_again_when_told, what_is_old_is_forgotten, a_purged_tenant_leaves_no_callbacks;
             claim: due_jobs_are_claimed_oldest_first, a_claimed_job_carries_all_that_acting_takes, nothing_is_claimed_before_its_time,
