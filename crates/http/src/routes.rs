@@ -9,7 +9,7 @@ use crate::{
     App, layers,
     resources::{
         audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, provider_test, providers,
-        sandbox, suppressions, tenant, tenants, unsubscribe, usage,
+        sandbox, suppression_files, suppressions, tenant, tenants, unsubscribe, usage,
     },
 };
 
@@ -56,6 +56,8 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(callbacks::to_config_with_token, callbacks::ask_config_with_token))
         .routes(routes!(suppressions::create, suppressions::list))
         .routes(routes!(suppressions::delete))
+        .routes(routes!(suppression_files::export))
+        .routes(routes!(suppression_files::import))
         .routes(routes!(unsubscribe::show, unsubscribe::unsubscribe))
         .routes(routes!(health::openapi))
         .routes(routes!(health::healthz))

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use raven_core::{
-    Channel, Environment, Priority, Source, Status, SuppressionReason,
+    Channel, Environment, Priority, Source, Status, SuppressionReason, SuppressionSource,
     keyword::Keyword,
     message::EventKind,
     permission::{Role, Scope},
@@ -64,6 +64,8 @@ pub type SourceName = OneOf<Source>;
 pub type PriorityName = OneOf<Priority>;
 /// The name of why an address is suppressed.
 pub type SuppressionReasonName = OneOf<SuppressionReason>;
+/// The name of what made a suppression.
+pub type SuppressionSourceName = OneOf<SuppressionSource>;
 /// The name of an event.
 pub type EventName = OneOf<EventKind>;
 /// The name of an encoding.
@@ -194,6 +196,16 @@ impl Closed for Priority {
 impl Closed for SuppressionReason {
     const NAME: &'static str = "SuppressionReason";
     const TEXT: &'static str = "Why an address is not written to.";
+
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|v| v.name()).collect()
+    }
+}
+
+impl Closed for SuppressionSource {
+    const NAME: &'static str = "SuppressionSource";
+    const TEXT: &'static str = "What made a suppression: a `request`, a provider's `answer` to a send or its `callback`, a message of the recipient's \
+                                (`inbound`), the `link` in an email, or an `import`.";
 
     fn names() -> Vec<&'static str> {
         Self::ALL.iter().map(|v| v.name()).collect()

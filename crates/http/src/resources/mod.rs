@@ -17,6 +17,7 @@ pub mod providers;
 pub mod routing;
 pub mod sandbox;
 pub mod send_request;
+pub mod suppression_files;
 pub mod suppressions;
 pub mod tenant;
 pub mod tenants;

@@ -126,7 +126,7 @@ macro_rules! conformance_tests {
                 a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
                 a_report_after_the_end_raises_the_status, outcomes_of_one_message_are_applied_in_order;
             start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_released_start_counts_as_none, starts_answer_in_order;
-            suppressions: a_suppression_is_created_found_and_deleted, an_address_is_listed_once, a_replayed_creation_answers_its_first_body,
+            suppressions: a_suppression_is_created_found_and_deleted, an_address_is_listed_once, a_batch_adds_what_is_not_listed, a_replayed_creation_answers_its_first_body,
                 suppressions_are_listed_newest_first, filters_and_pages_look_at_so_many_rows, another_tenants_suppressions_are_out_of_reach,
                 a_suppressed_message_is_stored_and_not_sent, a_suppression_reaches_no_further_than_its_tenant_environment_and_channel,
                 the_case_of_an_address_does_not_matter, a_token_of_any_length_is_suppressed, a_suppressed_message_takes_no_quota,
