@@ -91,7 +91,8 @@ pub fn document() -> String {
     schemes.insert("key".to_owned(), RefOr::T(key));
     schemes.insert("bearer".to_owned(), bearer("A human's token from single sign-on. X-Tenant-Slug names the tenant.", Some("JWT")));
     schemes.insert("metricsToken".to_owned(), bearer("The operator's metrics token.", None));
-    let mut requests = BTreeSet::from(["WebPushSubscription", "WebPushKeys", "Attachment", "WhatsappTemplate", "RoutingRulesRequest"].map(str::to_owned));
+    let mut requests =
+        BTreeSet::from(["WebPushSubscription", "WebPushKeys", "Attachment", "WhatsappTemplate", "RoutingRulesRequest"].map(str::to_owned));
     for (path, item) in &mut document.paths.paths {
         let operations = [
             (HttpMethod::Get, &mut item.get),

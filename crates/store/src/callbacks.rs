@@ -8,8 +8,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use raven_core::{
     Channel, ConfigId, Environment, EventKind, Seq, Status, SuppressionId, SuppressionReason, SuppressionSource, TenantId, Timestamp,
-    lookup::ProviderKey,
-    money::Money, suppression::comparable,
+    lookup::ProviderKey, money::Money, suppression::comparable,
 };
 
 use crate::{Action, InboundRecord, Result};

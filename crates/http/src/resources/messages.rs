@@ -320,7 +320,7 @@ async fn accept(app: &App, sender: Sender, mut parsed: Parsed, key: Option<Strin
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let links = engine.unsubscribe_links.are_possible();
+    let links = &engine.unsubscribe_links;
     let refusal = match parsed.check(&view, environment, engine.clock.now()).and_then(|()| parsed.check_link(links)) {
         Err(refusal) => refusal,
         Ok(()) => {

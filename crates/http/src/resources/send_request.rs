@@ -13,6 +13,7 @@ use raven_core::{
 use raven_engine::{
     directory::TenantView,
     routing::{self, Needs, Objection, Query},
+    unsubscribe::UnsubscribeLinks,
 };
 
 use super::extras::{self, AttachmentRequest, TemplateRequest};
@@ -229,8 +230,8 @@ impl Parsed {
     ///
     /// # Errors
     /// `validation_failed`.
-    pub fn check_link(&self, possible: bool) -> Result<()> {
-        if self.link == Link::Wanted && !possible {
+    pub fn check_link(&self, links: &UnsubscribeLinks) -> Result<()> {
+        if self.link == Link::Wanted && !links.are_possible() {
             let text = "can't be true: this installation has no public address that begins with https. The operator sets RAVEN_PUBLIC_URL";
             return Err(Problem::field("unsubscribe", text));
         }
@@ -238,9 +239,9 @@ impl Parsed {
     }
 
     /// Gives a bulk email its link, where there can be one.
-    pub fn take_link(&mut self, priority: Priority, possible: bool) {
+    pub fn take_link(&mut self, priority: Priority, links: &UnsubscribeLinks) {
         // What an email says is never an empty object.
-        if self.link == Link::Usual && priority == Priority::Bulk && possible && self.content.pop() == Some('}') {
+        if self.link == Link::Usual && priority == Priority::Bulk && links.are_possible() && self.content.pop() == Some('}') {
             self.content.push_str(r#","unsubscribe":true}"#);
             self.link = Link::Wanted;
         }

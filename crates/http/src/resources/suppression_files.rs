@@ -44,8 +44,10 @@ const SHOWN: usize = 100;
 /// Characters of a foreign reason that are kept.
 const DETAIL_MAX: usize = 300;
 
+/// What the pages after the first begin with.
+const NO_NAMES: &[&str] = &[];
 /// The columns of the file.
-const COLUMNS: [&str; 5] = ["channel", "address", "reason", "source", "createdAt"];
+const COLUMNS: &[&str] = &["channel", "address", "reason", "source", "createdAt"];
 
 /// A CSV file.
 #[derive(utoipa::ToSchema)]
@@ -130,7 +132,7 @@ pub async fn export(session: Session<AsViewer>, State(app): AppState, query: Raw
     let walk = Walk { app, tenant: session.tenant_id(), filter: SuppressionFilter { environment, channel, part: None }, before: None };
     // What fails at once is an error and no broken file.
     let first = walk.page().await?;
-    let pages = stream::try_unfold((walk, Some(first), true), |(mut walk, page, is_first)| async move {
+    let pages = stream::try_unfold((walk, Some(first), COLUMNS), |(mut walk, page, names)| async move {
         let page = match page {
             Some(page) => page,
             None if walk.before.is_none() => return Ok(None),
@@ -140,8 +142,8 @@ pub async fn export(session: Session<AsViewer>, State(app): AppState, query: Raw
             })?,
         };
         walk.before = page.next;
-        let text = written(&page.rows, is_first).map_err(|_| broken())?;
-        Ok::<_, std::io::Error>(Some((text, (walk, None, false))))
+        let text = written(names, &page.rows).map_err(|_| broken())?;
+        Ok::<_, std::io::Error>(Some((text, (walk, None, NO_NAMES))))
     });
     let name = format!("attachment; filename=\"suppressions-{}.csv\"", environment.name());
     let headers = [
@@ -172,11 +174,11 @@ impl Walk {
     }
 }
 
-/// Rows as CSV; the first ones with the names of the columns.
-fn written(rows: &[SuppressionRecord], with_names: bool) -> Result<Bytes, csv::Error> {
+/// Rows as CSV, below the names of their columns where there are any.
+fn written(names: &[&str], rows: &[SuppressionRecord]) -> Result<Bytes, csv::Error> {
     let mut writer = WriterBuilder::new().from_writer(Vec::new());
-    if with_names {
-        writer.write_record(COLUMNS)?;
+    if !names.is_empty() {
+        writer.write_record(names)?;
     }
     for row in rows {
         let created_at = row.created_at.to_string();

@@ -69,8 +69,12 @@ async fn every_documented_operation_exists_and_asks_for_credentials() {
                 // Whoever calls back names a provider in the path.
                 let names_nothing =
                     path.starts_with("/v1/webhooks/") && answer.body["message"] == "No provider of the catalog calls back here.";
-                let is_no_link = path.starts_with("/v1/unsubscribe/") && String::from_utf8_lossy(&answer.raw).contains("This link is not valid");
-                assert!(answer.status != 404 && answer.status != 405 || names_nothing || is_no_link, "{method} {path} is documented and does not exist");
+                let is_no_link =
+                    path.starts_with("/v1/unsubscribe/") && String::from_utf8_lossy(&answer.raw).contains("This link is not valid");
+                assert!(
+                    answer.status != 404 && answer.status != 405 || names_nothing || is_no_link,
+                    "{method} {path} is documented and does not exist"
+                );
                 let is_open = operation["security"]
                     .as_array()
                     .is_some_and(|s| s.iter().any(|r| r.as_object().is_some_and(serde_json::Map::is_empty)));
