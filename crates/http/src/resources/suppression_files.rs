@@ -278,7 +278,7 @@ fn check_type(headers: &HeaderMap) -> Result<()> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     // Browsers on Windows call CSV by the last of these.
-    let known = ["text/csv", "application/csv", "text/plain", "application/vnd.ms-excel"];
+    let known = ["text/csv", "application/csv", "application/vnd.ms-excel"];
     if known.iter().any(|kind| essence.eq_ignore_ascii_case(kind)) {
         return Ok(());
     }

@@ -343,7 +343,9 @@ async fn files_that_are_none_and_callers_who_may_not_are_refused() {
             let error = send_file(&app, &t, "", "text/csv", file).await.expect_error(400, "validation_failed");
             assert_eq!(fields(&error), ["body"], "{file}");
         }
-        send_file(&app, &t, "", "application/json", "{}").await.expect_error(415, "unsupported_media_type");
+        for kind in ["application/json", "text/plain"] {
+            send_file(&app, &t, "", kind, "email\n").await.expect_error(415, "unsupported_media_type");
+        }
         send_file(&app, &t, "?channel=pigeon&reason=x", "text/csv", "email\n").await.expect_error(400, "validation_failed");
         send_file(&app, &t, "?chanel=email", "text/csv", "email\n").await.expect_error(400, "unknown_field");
         let large = format!("email\n{}", "x".repeat(10 * 1024 * 1024));
