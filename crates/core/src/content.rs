@@ -63,6 +63,9 @@ pub struct Content<'a> {
     /// An approved WhatsApp template instead of a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whatsapp_template: Option<Template>,
+    /// Does an email carry a link by which its recipient unsubscribes?
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unsubscribe: bool,
     /// The one provider, or the one provider config, that the caller wants it to go through: a provider's id or a config's.
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub provider: Option<Cow<'a, str>>,
@@ -247,7 +250,8 @@ impl Content<'_> {
             Feature::ReplyTo => self.reply_to.is_some(),
             Feature::Cc => !self.cc.is_empty(),
             Feature::Bcc => !self.bcc.is_empty(),
-            Feature::Headers => !self.headers.is_empty(),
+            // The link is one.
+            Feature::Headers => !self.headers.is_empty() || self.unsubscribe,
             Feature::Attachments => !self.attachments.is_empty(),
             Feature::ContentId => self.attachments.iter().any(|file| file.content_id.is_some()),
             Feature::Title => self.title.is_some(),

@@ -29,6 +29,10 @@ named! {
         Callback = 3 "callback",
         /// A message of the recipient's, such as `STOP`.
         Inbound = 4 "inbound",
+        /// The link in an email by which its recipient unsubscribes.
+        Link = 5 "link",
+        /// A list that was imported.
+        Import = 6 "import",
     }
 }
 

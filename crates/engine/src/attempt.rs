@@ -23,6 +23,7 @@ use crate::{
     parking,
     routing::{Needs, Query},
     settle::{Acting, Actions, Held, Outcomes, Unsettled},
+    unsubscribe::UnsubscribeLinks,
 };
 
 /// Attempts through one config, where the provider has trouble, before it is another config's turn.
@@ -39,6 +40,7 @@ pub struct Attempts {
     pub(crate) directory: Arc<Directory>,
     pub(crate) ids: Arc<IdCipher>,
     pub(crate) calls: Arc<Calls>,
+    pub(crate) unsubscribe_links: Arc<UnsubscribeLinks>,
     pub(crate) outcomes: Outcomes,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
@@ -167,6 +169,11 @@ impl Attempts {
             .map_err(|_| SendError::new(Class::Rejected, "internal", "the stored content can't be read"))?;
         for copies in [&mut content.cc, &mut content.bcc] {
             *copies = self.without_suppressed(job, std::mem::take(copies)).await?;
+        }
+        if !self.unsubscribe_links.write(&mut content, job.lane.tenant, job.seq) {
+            tracing::error!("an email that is to carry a link waits: this process has no public_url that begins with https");
+            let text = "this process has no public_url that begins with https, so it can't make the email's unsubscribe link";
+            return Err(SendError::new(Class::Retry { after: None }, OURS, text));
         }
         let message = Outbound {
             id: self.ids.seal(job.seq),

@@ -38,6 +38,7 @@ use crate::{
     shared_clock::{Reference, SharedClock},
     token::Tokens,
     transport::{ExtraRoots, Transport},
+    unsubscribe::UnsubscribeLinks,
     vault::{InstallationKeys, SecretKey, Vault},
     worker::Worker,
 };
@@ -142,6 +143,8 @@ pub struct Engine {
     pub calls: Arc<Calls>,
     /// Where callbacks go.
     pub callback_urls: Arc<CallbackUrls>,
+    /// Links by which recipients unsubscribe.
+    pub unsubscribe_links: Arc<UnsubscribeLinks>,
     /// Callbacks that come in.
     pub reception: Reception,
     /// Callbacks that are applied; tests step it.
@@ -210,6 +213,7 @@ impl Engine {
         }
 
         let callback_urls = Arc::new(CallbackUrls::new(options.callbacks.public_url.clone(), keys.callbacks));
+        let unsubscribe_links = Arc::new(UnsubscribeLinks::new(options.callbacks.public_url.clone(), keys.unsubscribe));
         let calls = Arc::new(Calls {
             callback_urls: callback_urls.clone(),
             clock: clock.clone(),
@@ -229,6 +233,7 @@ impl Engine {
                 directory: directory.clone(),
                 ids: ids.clone(),
                 calls: calls.clone(),
+                unsubscribe_links: unsubscribe_links.clone(),
                 outcomes,
                 tasks: TaskTracker::new(),
                 metrics: metrics.clone(),
@@ -300,6 +305,7 @@ impl Engine {
             directory,
             calls,
             callback_urls,
+            unsubscribe_links,
             reception,
             applier,
             vault,

@@ -39,6 +39,7 @@ pub mod settle;
 pub mod shared_clock;
 pub mod token;
 pub mod transport;
+pub mod unsubscribe;
 pub mod vault;
 pub mod worker;
 

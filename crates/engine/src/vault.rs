@@ -165,6 +165,8 @@ pub struct InstallationKeys {
     pub key_mac: SecretKey,
     /// Makes the tokens of callback URLs.
     pub callbacks: SecretKey,
+    /// Makes the tokens of links that unsubscribe.
+    pub unsubscribe: SecretKey,
 }
 
 impl InstallationKeys {
@@ -178,7 +180,9 @@ impl InstallationKeys {
         let cursors = vault.installation_key(store, "cursor").await?;
         let key_mac = vault.installation_key(store, "key-mac").await?;
         let callbacks = vault.installation_key(store, "callbacks").await?;
-        Ok(Self { ids: IdCipher::new(*tag.expose(), *body.expose()), cursors: CursorKey::new(*cursors.expose()), key_mac, callbacks })
+        let unsubscribe = vault.installation_key(store, "unsubscribe").await?;
+        let (ids, cursors) = (IdCipher::new(*tag.expose(), *body.expose()), CursorKey::new(*cursors.expose()));
+        Ok(Self { ids, cursors, key_mac, callbacks, unsubscribe })
     }
 }
 

@@ -50,6 +50,7 @@ codes! {
     SLUG_TAKEN = CONFLICT "slug_taken" "Another tenant has this slug. Choose another, or leave it out and one is made from the name.";
     IDEMPOTENCY_KEY_REUSED = CONFLICT "idempotency_key_reused" "The idempotency key was used before with another payload. Use a new key for a new request.";
     ALREADY_SUPPRESSED = CONFLICT "already_suppressed" "The address is suppressed already for this channel and environment. Delete that suppression first to list it with another reason.";
+    RECIPIENT_SUPPRESSED = CONFLICT "recipient_suppressed" "The recipient is suppressed, so no test is sent to it. Use another address, or take this one off the list first (GET and DELETE /v1/admin/suppressions).";
     INVALID_STATE = CONFLICT "invalid_state" "The resource's state does not allow this: the message tells its state and what it would have to be.";
     LAST_OWNER = CONFLICT "last_owner" "A tenant always keeps one owner. Make somebody else an owner first.";
     ALREADY_MEMBER = CONFLICT "already_member" "You belong to this tenant already.";

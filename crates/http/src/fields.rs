@@ -258,7 +258,7 @@ pub(crate) fn camel_case(name: &str) -> String {
 macro_rules! request {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty = $wire:literal,)* }) => {
         $(#[$meta])*
-        #[derive(Debug, utoipa::ToSchema)]
+        #[derive(Debug, Default, utoipa::ToSchema)]
         pub struct $name<'a> {
             $($(#[$fmeta])* #[schema(rename = $wire)] pub $field: Option<$ty>,)*
         }

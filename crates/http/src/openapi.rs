@@ -268,12 +268,26 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if path.starts_with("/v1/webhooks/") {
         statuses.extend([400, 401, 404, 408, 413, 503]);
     }
+    if path.starts_with("/v1/unsubscribe/") {
+        statuses.extend([404, 429, 503]);
+        if *method == HttpMethod::Post {
+            statuses.extend([400, 408, 413]);
+        }
+    }
     if path == "/metrics" {
         statuses.extend([401, 404]);
     }
     statuses.sort_unstable();
     for status in statuses {
         operation.responses.responses.entry(status.to_string()).or_insert_with(|| RefOr::T(error(status)));
+    }
+    if path.starts_with("/v1/unsubscribe/") {
+        // Whoever pressed the page's button gets a page in any case.
+        for status in ["404", "429", "500", "503"] {
+            let Some(RefOr::T(response)) = operation.responses.responses.get_mut(status) else { continue };
+            let page = Content::new(Some(ObjectBuilder::new().schema_type(Type::String)));
+            response.content.insert("text/html".to_owned(), page.into());
+        }
     }
     let creates = ["201", "202"].iter().any(|status| operation.responses.responses.contains_key(*status));
     for (status, response) in &mut operation.responses.responses {

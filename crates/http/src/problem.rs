@@ -86,6 +86,11 @@ impl Problem {
         if all.is_empty() { Ok(()) } else { Err(Self::listed(code, all)) }
     }
 
+    /// Seconds that the caller is to wait, where it is to.
+    pub(crate) fn wait(&self) -> Option<u32> {
+        matches!(self.code.status.as_u16(), 429 | 503).then(|| self.retry_after.unwrap_or(RETRY_AFTER))
+    }
+
     /// The body of an error, in the shape that the API publishes.
     pub(crate) fn body(&self, path: &str, request_id: &str, now: Timestamp) -> Vec<u8> {
         let body = ErrorBody {
@@ -118,8 +123,8 @@ struct ErrorBody<'a> {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.code.status.into_response();
-        if matches!(self.code.status.as_u16(), 429 | 503) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_AFTER)));
+        if let Some(seconds) = self.wait() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.code.status.as_u16() == 401 {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     App, layers,
     resources::{
-        audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, providers, sandbox,
-        suppressions, tenant, tenants, usage,
+        audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, provider_test, providers,
+        sandbox, suppression_files, suppressions, tenant, tenants, unsubscribe, usage,
     },
 };
 
@@ -48,6 +48,7 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(providers::create, providers::list))
         .routes(routes!(providers::find, providers::update, providers::delete))
         .routes(routes!(providers::verify))
+        .routes(routes!(provider_test::send))
         .routes(routes!(inbound_messages::list))
         .routes(routes!(inbound_messages::list_as_human))
         .routes(routes!(callbacks::to_tenant, callbacks::ask_tenant))
@@ -55,6 +56,9 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(callbacks::to_config_with_token, callbacks::ask_config_with_token))
         .routes(routes!(suppressions::create, suppressions::list))
         .routes(routes!(suppressions::delete))
+        .routes(routes!(suppression_files::export))
+        .routes(routes!(suppression_files::import))
+        .routes(routes!(unsubscribe::show, unsubscribe::unsubscribe))
         .routes(routes!(health::openapi))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use raven_core::{
-    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionId, SuppressionReason, TenantId, Timestamp,
-    lookup::ProviderKey, money::Money, retry::RetryPolicy, suppression::comparable,
+    Channel, ConfigId, Environment, EventKind, Priority, Seq, Status, SuppressionId, SuppressionReason, SuppressionSource, TenantId,
+    Timestamp, lookup::ProviderKey, money::Money, retry::RetryPolicy, suppression::comparable,
 };
 
 use crate::{Action, InboundRecord, Outlet, Result, Tried, Urgency};
@@ -129,11 +129,11 @@ pub enum Telling {
     Preference(Preference),
 }
 
-/// A callback that was read.
+/// A callback that was read, or what a recipient told us by a link in an email.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// Its key.
-    pub callback: Seq,
+    /// The callback's key; `None`: it came by a link, and there is nothing to note of a callback.
+    pub callback: Option<Seq>,
     /// Whose it is.
     pub tenant: TenantId,
     /// Which config it came to.
@@ -147,6 +147,16 @@ pub struct Reading {
     pub tells: std::result::Result<Vec<Telling>, String>,
     /// When to look for its messages again, if some are not known yet; `None`: no more.
     pub again_at: Option<Timestamp>,
+}
+
+impl Reading {
+    /// What makes the suppressions that come of its reports.
+    pub(crate) const fn source(&self) -> SuppressionSource {
+        match self.callback {
+            Some(_) => SuppressionSource::Callback,
+            None => SuppressionSource::Link,
+        }
+    }
 }
 
 /// What became of a callback.

@@ -104,6 +104,10 @@ pub trait Suppressions: Send + Sync {
     /// idempotency key is not used up.
     async fn create_suppression(&self, new: NewSuppression) -> Result<Outcome>;
 
+    /// Adds suppressions of one tenant in one transaction, with an entry for the audit log where there is one. Those whose address
+    /// is listed for its environment and channel already stay as they are. How many were added.
+    async fn add_suppressions(&self, tenant: TenantId, batch: Vec<SuppressionRecord>, audit: Option<AuditRecord>) -> Result<usize>;
+
     /// The tenant's suppression with this id, of any of the environment given.
     async fn find_suppression(
         &self,

@@ -418,6 +418,10 @@ impl Suppressions for FaultyStore {
         self.inner.create_suppression(new).await
     }
 
+    async fn add_suppressions(&self, tenant: TenantId, batch: Vec<SuppressionRecord>, audit: Option<AuditRecord>) -> Result<usize> {
+        self.inner.add_suppressions(tenant, batch, audit).await
+    }
+
     async fn find_suppression(
         &self,
         tenant: TenantId,

@@ -142,7 +142,7 @@ impl Reader<'_> {
 
     fn reading(&self, record: &CallbackRecord, channel: Channel, tells: Result<Vec<Telling>, String>) -> Reading {
         Reading {
-            callback: record.seq,
+            callback: Some(record.seq),
             tenant: record.tenant,
             config: record.config,
             channel,

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use raven_core::{
-    Channel, Environment, Priority, Source, Status, SuppressionReason,
+    Channel, Environment, Priority, Source, Status, SuppressionReason, SuppressionSource,
     keyword::Keyword,
     message::EventKind,
     permission::{Role, Scope},
@@ -20,7 +20,7 @@ use utoipa::{
     },
 };
 
-use crate::{codes, resources::audit_log, resources::explain, resources::providers};
+use crate::{codes, resources::audit_log, resources::explain, resources::provider_test, resources::providers};
 
 /// A closed list.
 pub trait Closed {
@@ -64,6 +64,8 @@ pub type SourceName = OneOf<Source>;
 pub type PriorityName = OneOf<Priority>;
 /// The name of why an address is suppressed.
 pub type SuppressionReasonName = OneOf<SuppressionReason>;
+/// The name of what made a suppression.
+pub type SuppressionSourceName = OneOf<SuppressionSource>;
 /// The name of an event.
 pub type EventName = OneOf<EventKind>;
 /// The name of an encoding.
@@ -86,6 +88,8 @@ pub type ProviderId = OneOf<Providers>;
 pub type SettingKindName = OneOf<Kind>;
 /// The name of a provider config's status.
 pub type ConfigStatusName = OneOf<ConfigStatus>;
+/// The name of what came of a test message.
+pub type TestOutcomeName = OneOf<TestOutcomes>;
 /// Why a message goes through a config, or does not.
 pub type RoutingReasonName = OneOf<RoutingReasons>;
 /// Why a message waits.
@@ -104,6 +108,9 @@ pub enum Providers {}
 /// What a provider config's status can be.
 #[derive(Debug)]
 pub enum ConfigStatus {}
+/// What came of a test message.
+#[derive(Debug)]
+pub enum TestOutcomes {}
 /// Why a message goes through a config, or does not.
 #[derive(Debug)]
 pub enum RoutingReasons {}
@@ -195,6 +202,16 @@ impl Closed for SuppressionReason {
     }
 }
 
+impl Closed for SuppressionSource {
+    const NAME: &'static str = "SuppressionSource";
+    const TEXT: &'static str = "What made a suppression: a `request`, a provider's `answer` to a send or its `callback`, a message of the recipient's \
+                                (`inbound`), the `link` in an email, or an `import`.";
+
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|v| v.name()).collect()
+    }
+}
+
 impl Closed for Encoding {
     const NAME: &'static str = "Encoding";
     const TEXT: &'static str = "How the text of an SMS is encoded.";
@@ -277,6 +294,17 @@ impl Closed for ConfigStatus {
 
     fn names() -> Vec<&'static str> {
         providers::STATUSES.to_vec()
+    }
+}
+
+impl Closed for TestOutcomes {
+    const NAME: &'static str = "TestOutcome";
+    const TEXT: &'static str = "What came of a test message: `sent`, the provider took it; `rejected`, it won't take this message; `temporary`, it \
+                                can't be reached or has trouble; `rate_limited`, it is too busy for us; `credentials`, the credentials or the \
+                                account don't work; `unknown`, no answer came, so it may have been sent.";
+
+    fn names() -> Vec<&'static str> {
+        provider_test::OUTCOMES.to_vec()
     }
 }
 

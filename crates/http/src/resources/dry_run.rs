@@ -85,6 +85,7 @@ pub(super) async fn answer(app: &App, tenant: TenantId, environment: Environment
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
     let now = engine.clock.now();
     let mut reasons: Vec<ReasonView> = parsed.check(&view, environment, now).err().map(ReasonView::from).into_iter().collect();
+    reasons.extend(parsed.check_link(&engine.unsubscribe_links).err().map(ReasonView::from));
     let query = parsed.query(Seq::first_at(now));
     let route = explain::route(&view, environment, &query, now);
     if environment == Environment::Live && engine.store.quota_used(tenant, now.day()).await? >= engine.plans.of(&view.record.plan).quota() {

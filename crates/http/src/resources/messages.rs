@@ -314,21 +314,24 @@ pub async fn send_as_human(
     accept(&app, sender, parsed, key, fingerprint).await
 }
 
-async fn accept(app: &App, sender: Sender, parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
+async fn accept(app: &App, sender: Sender, mut parsed: Parsed, key: Option<String>, fingerprint: [u8; 16]) -> Result<Response> {
     let engine = &app.engine;
     let Sender { tenant, environment, source, key: key_id, priority, operation, audit } = sender;
     let expires_at = engine.clock.now().after(app.settings.idempotency_kept);
     let idempotency = key.map(|key| MessageClaim { operation, key, fingerprint, expires_at });
     let view = engine.directory.tenant(tenant).await.map_err(|e| Problem::from(&*e))?.ok_or_else(|| Problem::of(codes::NOT_A_MEMBER))?;
-    let refusal = match parsed.check(&view, environment, engine.clock.now()) {
+    let links = &engine.unsubscribe_links;
+    let refusal = match parsed.check(&view, environment, engine.clock.now()).and_then(|()| parsed.check_link(links)) {
         Err(refusal) => refusal,
         Ok(()) => {
             let plan = engine.plans.of(&view.record.plan);
+            let priority = parsed.priority.or(priority).unwrap_or(plan.priority);
+            parsed.take_link(priority, links);
             let submission = Submission {
                 tenant,
                 environment,
                 source,
-                priority: parsed.priority.or(priority).unwrap_or(plan.priority),
+                priority,
                 key: key_id,
                 channel: parsed.channel,
                 recipient: parsed.recipient,

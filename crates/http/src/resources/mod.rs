@@ -12,13 +12,16 @@ pub mod keys;
 pub mod me;
 pub mod members;
 pub mod messages;
+pub mod provider_test;
 pub mod providers;
 pub mod routing;
 pub mod sandbox;
 pub mod send_request;
+pub mod suppression_files;
 pub mod suppressions;
 pub mod tenant;
 pub mod tenants;
+pub mod unsubscribe;
 pub mod usage;
 
 use std::sync::Arc;

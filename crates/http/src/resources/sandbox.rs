@@ -215,7 +215,10 @@ pub async fn list(caller: Caller<ReadMessages>, State(app): AppState, query: Raw
         // One look-up a message: who tests reads few, and a content may be large.
         let seq = record.seq;
         let text = app.engine.store.find_content(tenant, seq).await?.unwrap_or_default();
-        let content = ContentView::new(record.channel, serde_json::from_str(&text).unwrap_or_default());
+        let mut content: Content<'_> = serde_json::from_str(&text).unwrap_or_default();
+        // As it was sent. Where the link can't be made at present, the rest of it is shown.
+        let _ = app.engine.unsubscribe_links.write(&mut content, tenant, seq);
+        let content = ContentView::new(record.channel, content);
         data.push(CapturedView { message: messages::view(&app, record), content });
         bytes += text.len();
         if bytes >= PAGE_BYTES && Some(seq) != last {

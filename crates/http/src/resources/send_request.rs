@@ -13,6 +13,7 @@ use raven_core::{
 use raven_engine::{
     directory::TenantView,
     routing::{self, Needs, Objection, Query},
+    unsubscribe::UnsubscribeLinks,
 };
 
 use super::extras::{self, AttachmentRequest, TemplateRequest};
@@ -28,11 +29,11 @@ const TO_MAX: usize = 200;
 /// Characters of a device token.
 pub(super) const TOKEN_MAX: usize = 4096;
 /// Characters of a text.
-const BODY_MAX: usize = 4096;
+pub(super) const BODY_MAX: usize = 4096;
 /// Characters of a subject.
 const SUBJECT_MAX: usize = 998;
 /// What is said of an email without a sender.
-const NO_SENDER: &str = "is required: the provider config has no from_email";
+pub(super) const NO_SENDER: &str = "is required: the provider config has no from_email";
 /// Characters of the id of a provider or a config: more than any has.
 const PROVIDER_MAX: usize = 64;
 /// Characters of an external id.
@@ -112,6 +113,12 @@ macro_rules! send_request {
                 /// characters.
                 #[schema(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "africas_talking")]
                 provider: Cow<'a, str> = "provider",
+                /// Does it carry a link by which its recipient unsubscribes (RFC 8058): email. `List-Unsubscribe` and
+                /// `List-Unsubscribe-Post` are added, and `{{unsubscribe_url}}` in the texts is replaced. When absent: of
+                /// `bulk` messages, unless they have `cc`, `bcc` or a `List-Unsubscribe` of their own, which `true` does not go with.
+                /// Needs a `RAVEN_PUBLIC_URL` that begins with https.
+                #[schema(example = true)]
+                unsubscribe: bool = "unsubscribe",
                 /// What goes first: `transactional` (codes, receipts) or `bulk` (campaigns), which gives way. The key's own when
                 /// absent, or the plan's.
                 #[schema(required = false, value_type = PriorityName)]
@@ -169,6 +176,7 @@ impl<'a> HumanSendRequest<'a> {
             media_url: self.media_url,
             whatsapp_template: self.whatsapp_template,
             provider: self.provider,
+            unsubscribe: self.unsubscribe,
             priority: self.priority,
             external_id: self.external_id,
             idempotency_key: self.idempotency_key,
@@ -196,6 +204,19 @@ pub struct Parsed {
     pub segments: Option<Segments>,
     /// What it asks of a provider config.
     pub needs: Needs,
+    /// Whether it is to carry a link by which its recipient unsubscribes.
+    pub link: Link,
+}
+
+/// Whether an email is to carry a link by which its recipient unsubscribes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It carries one.
+    Wanted,
+    /// It carries one where it is bulk, and links can be made.
+    Usual,
+    /// It carries none.
+    None,
 }
 
 impl Parsed {
@@ -203,6 +224,27 @@ impl Parsed {
     #[must_use]
     pub fn query(&self, seq: Seq) -> Query<'_> {
         Query { channel: self.channel, recipient: &self.recipient, needs: &self.needs, seq, tried: None }
+    }
+
+    /// Refuses a link that can't be made.
+    ///
+    /// # Errors
+    /// `validation_failed`.
+    pub fn check_link(&self, links: &UnsubscribeLinks) -> Result<()> {
+        if self.link == Link::Wanted && !links.are_possible() {
+            let text = "can't be true: this installation has no public address that begins with https. The operator sets RAVEN_PUBLIC_URL";
+            return Err(Problem::field("unsubscribe", text));
+        }
+        Ok(())
+    }
+
+    /// Gives a bulk email its link, where there can be one.
+    pub fn take_link(&mut self, priority: Priority, links: &UnsubscribeLinks) {
+        // What an email says is never an empty object.
+        if self.link == Link::Usual && priority == Priority::Bulk && links.are_possible() && self.content.pop() == Some('}') {
+            self.content.push_str(r#","unsubscribe":true}"#);
+            self.link = Link::Wanted;
+        }
     }
 
     /// Could it be sent in this environment, if nothing were wrong with any provider? One config that carries it is enough.
@@ -274,7 +316,9 @@ impl<'a> SendRequest<'a> {
         if let Some(channel) = channel {
             self.belonging(channel, &given, fields);
         }
+        let link = link(self.unsubscribe, &extras, fields);
         let (channel, recipient) = (channel?, recipient?);
+        let link = if channel == Channel::Email { link } else { Link::None };
         let segments = self.body.as_deref().filter(|_| channel == Channel::Sms).map(sms::segments);
         let content = Content {
             from: self.from,
@@ -283,13 +327,14 @@ impl<'a> SendRequest<'a> {
             body_html: self.body_html,
             body_text: self.body_text,
             provider: self.provider,
+            unsubscribe: link == Link::Wanted,
             ..extras
         };
         let needs = Needs::of(channel, &content);
         // Texts always serialize.
         let content = serde_json::to_string(&content).ok()?;
         let external_id = self.external_id.map(Cow::into_owned);
-        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs })
+        Some(Parsed { channel, recipient, content, priority, external_id, segments, needs, link })
     }
 
     /// Rules that hold on every channel.
@@ -320,7 +365,7 @@ impl<'a> SendRequest<'a> {
     }
 
     /// The fields that belong to some channels only, and whether they are given.
-    fn given(&self) -> [Given; 17] {
+    fn given(&self) -> [Given; 18] {
         use Channel::{Email, Push, Sms, Whatsapp};
         [
             ("body", self.body.is_some(), &[Sms, Push, Whatsapp]),
@@ -333,6 +378,7 @@ impl<'a> SendRequest<'a> {
             ("bcc", self.bcc.is_some(), &[Email]),
             ("headers", self.headers.is_some(), &[Email]),
             ("attachments", self.attachments.is_some(), &[Email]),
+            ("unsubscribe", self.unsubscribe.is_some(), &[Email]),
             ("title", self.title.is_some(), &[Push]),
             ("data", self.data.is_some(), &[Push]),
             ("badge", self.badge.is_some(), &[Push]),
@@ -379,6 +425,34 @@ impl<'a> SendRequest<'a> {
                 fields.check("from", sender_id(from));
             }
             _ => {}
+        }
+    }
+}
+
+/// Whether an email is to carry a link, as far as the request says. All who get a copy could use it, and it is the recipient's own.
+fn link(asked: Option<bool>, extras: &Content<'_>, fields: &mut Fields<'_>) -> Link {
+    let has_copies = !extras.cc.is_empty() || !extras.bcc.is_empty();
+    let has_own = extras.headers.keys().any(|name| ["list-unsubscribe", "list-unsubscribe-post"].contains(&&*name.to_ascii_lowercase()));
+    match asked {
+        Some(false) => Link::None,
+        None => {
+            if has_copies || has_own {
+                Link::None
+            } else {
+                Link::Usual
+            }
+        }
+        Some(true) => {
+            if has_copies {
+                fields.note(
+                    "unsubscribe",
+                    "can't be true with cc or bcc: whoever gets a copy could unsubscribe the recipient. Send each of them a message of their own",
+                );
+            }
+            if has_own {
+                fields.note("unsubscribe", "can't be true with headers of your own named List-Unsubscribe or List-Unsubscribe-Post");
+            }
+            Link::Wanted
         }
     }
 }

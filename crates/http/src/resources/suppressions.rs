@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{
-    Channel, Environment, SuppressionId, SuppressionReason, SuppressionSource, Timestamp,
+    Channel, Environment, MessageId, SuppressionId, SuppressionReason, SuppressionSource, Timestamp,
     address::Email,
     json::Json,
     page::{DEFAULT_LIMIT, MAX_LIMIT},
@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use super::{AppState, answer, claim, environment, fresh_id, messages::Recipient, send_request, text, value};
 use crate::{
+    App,
     body::Body,
     caller::{AsAdmin, AsViewer, Session},
     codes,
     fields::request,
     idempotency,
-    openapi::closed::{AnyRecipient, ChannelName, EnvironmentName, SuppressionReasonName},
+    openapi::closed::{AnyRecipient, ChannelName, EnvironmentName, SuppressionReasonName, SuppressionSourceName},
     page::{self, Position},
     problem::{Problem, Result},
     query::{Parameters, PathId, RawQuery},
@@ -72,14 +73,32 @@ pub struct SuppressionView {
     /// Why.
     #[schema(value_type = SuppressionReasonName)]
     pub reason: SuppressionReason,
+    /// What listed it.
+    #[schema(value_type = SuppressionSourceName)]
+    pub source: SuppressionSource,
+    /// The message that it came of.
+    #[schema(required, value_type = Option<Uuid>)]
+    pub message_id: Option<MessageId>,
+    /// What was told of the recipient, in the words of whoever told it.
+    #[schema(required, example = "550 no such user")]
+    pub detail: Option<String>,
     /// When it was listed.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
 }
 
-impl From<SuppressionRecord> for SuppressionView {
-    fn from(s: SuppressionRecord) -> Self {
-        Self { id: s.id, channel: s.channel, address: Recipient(s.address), reason: s.reason, created_at: s.created_at }
+impl SuppressionView {
+    fn new(app: &App, s: SuppressionRecord) -> Self {
+        Self {
+            id: s.id,
+            channel: s.channel,
+            address: Recipient(s.address),
+            reason: s.reason,
+            source: s.source,
+            message_id: s.message.map(|seq| app.engine.ids.seal(seq)),
+            detail: s.detail,
+            created_at: s.created_at,
+        }
     }
 }
 
@@ -216,7 +235,7 @@ pub async fn list(session: Session<AsViewer>, State(app): AppState, query: RawQu
     let found = store.list_suppressions(tenant, &SuppressionQuery { filter, before, skip, limit: size, scan }).await?;
     let next = found.next.map(|(at, id)| Mark { at, id: id.0, page: page.saturating_add(1) });
     Ok(axum::Json(SuppressionPageView {
-        data: found.rows.into_iter().map(SuppressionView::from).collect(),
+        data: found.rows.into_iter().map(|record| SuppressionView::new(&app, record)).collect(),
         total,
         page,
         page_size: size,
@@ -278,7 +297,7 @@ pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: He
         detail: None,
         created_at: now,
     };
-    let view = SuppressionView::from(record.clone());
+    let view = SuppressionView::new(&app, record.clone());
     let created = text(&view)?;
     let mut entry = session.entry("suppression.create", id.0);
     entry.after = value(&view);
@@ -299,7 +318,7 @@ pub async fn delete(session: Session<AsAdmin>, State(app): AppState, PathId(id):
     let (store, tenant) = (&app.engine.store, session.tenant_id());
     let found = store.find_suppression(tenant, session.confined_to(), id).await?.ok_or_else(not_found)?;
     let mut entry = session.entry("suppression.delete", id.0);
-    entry.before = value(&SuppressionView::from(found));
+    entry.before = value(&SuppressionView::new(&app, found));
     if store.delete_suppression(tenant, id, session.record(&app, &entry)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
 }
 

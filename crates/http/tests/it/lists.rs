@@ -68,7 +68,7 @@ async fn world(app: &TestApp) -> World {
     app.settle().await;
     let inbound = (0..3).map(|n| Telling::Inbound(Box::new(inbound(app, &acme, n)))).collect();
     let reading = Reading {
-        callback: app.engine.membership.ids.next(app.engine.clock.now()),
+        callback: Some(app.engine.membership.ids.next(app.engine.clock.now())),
         tenant: acme.id,
         config: ConfigId(uuid::Uuid::nil()),
         channel: Channel::Sms,

@@ -36,7 +36,7 @@ async fn an_address_is_listed_shown_and_taken_off() {
         let now = app.engine.clock.now().to_string();
         assert_eq!(
             made,
-            json!({ "id": made["id"], "channel": "email", "address": "ada@xn--bcher-kva.example", "reason": "manual", "createdAt": now })
+            json!({ "id": made["id"], "channel": "email", "address": "ada@xn--bcher-kva.example", "reason": "manual", "source": "request", "messageId": null, "detail": null, "createdAt": now })
         );
         assert_eq!(get(&app, &t, "").await, json!({ "data": [made], "total": 1, "page": 1, "pageSize": 50, "nextCursor": null }));
         for spelling in ["ada@bücher.example", "ADA@xn--bcher-kva.EXAMPLE"] {
@@ -214,6 +214,178 @@ async fn a_suppressed_message_costs_nothing_and_a_replay_says_the_same() {
         let usage = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/usage", None).await.expect(200);
         assert_eq!((&usage["accepted"], &usage["today"]["used"]), (&json!(3), &json!(1)));
         assert_eq!(usage["days"][0]["channels"][0]["statuses"], json!({ "sent": 1, "suppressed": 2 }));
+    })
+    .await;
+}
+
+async fn send_file(app: &TestApp, t: &TestTenant, query: &str, kind: &str, file: impl Into<axum::body::Body>) -> Answer {
+    let bearer = format!("Bearer {}", t.owner);
+    let headers = [("authorization", bearer.as_str()), ("x-tenant-slug", &t.slug), ("content-type", kind)];
+    let mut request = raven_testkit::app::request(Method::POST, &format!("{PATH}/import{query}"), &headers, None);
+    *request.body_mut() = file.into();
+    app.send(request).await
+}
+
+async fn import(app: &TestApp, t: &TestTenant, query: &str, file: &str) -> Value {
+    send_file(app, t, query, "text/csv", file.to_owned()).await.expect(200)
+}
+
+async fn export(app: &TestApp, t: &TestTenant, query: &str) -> String {
+    let answer = app.as_human(&t.owner, &t.slug, Method::GET, &format!("{PATH}/export{query}"), None).await;
+    assert_eq!(answer.headers["content-type"], "text/csv; charset=utf-8; header=present");
+    let text = String::from_utf8(answer.raw.to_vec()).expect("a text");
+    answer.expect(200);
+    text
+}
+
+#[tokio::test]
+async fn a_file_is_imported_row_by_row_and_bad_rows_are_told() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        post(&app, &t, json!({ "channel": "sms", "address": "+254722000000", "reason": "hard_bounce" })).await.expect(201);
+        let file = "address,channel,reason\n\
+                    Ada@BÜCHER.example,email,unsubscribed\n\
+                    +254722000000,sms,manual\n\
+                    nobody,email,\n\
+                    +254722000001,sms,550 no such number\n\
+                    ada@bücher.example,EMAIL,hard_bounce\n\
+                    ,email,\n";
+        let told = import(&app, &t, "", file).await;
+        assert_eq!((&told["created"], &told["existing"], &told["invalid"]), (&json!(2), &json!(2), &json!(2)), "{told}");
+        let lines: Vec<_> = told["errors"].as_array().expect("errors").iter().map(|e| e["line"].as_u64().expect("a line")).collect();
+        assert_eq!(lines, [4, 7]);
+        assert!(!told.to_string().contains("nobody"), "what was sent is not repeated: {told}");
+        let list = get(&app, &t, "").await;
+        let of = |address: &str| list["data"].as_array().expect("data").iter().find(|s| s["address"] == address).expect("listed").clone();
+        let ada = of("ada@xn--bcher-kva.example");
+        assert_eq!((&ada["reason"], &ada["source"], &ada["messageId"]), (&json!("unsubscribed"), &json!("import"), &Value::Null));
+        assert_eq!(of("+254722000000")["reason"], "hard_bounce", "what is listed stays");
+        let number = of("+254722000001");
+        assert_eq!((&number["reason"], &number["detail"]), (&json!("manual"), &json!("550 no such number")));
+        // Again it changes nothing.
+        let again = import(&app, &t, "", file).await;
+        assert_eq!((&again["created"], &again["existing"], &again["invalid"]), (&json!(0), &json!(4), &json!(2)));
+        assert_eq!(get(&app, &t, "").await["total"], 3);
+        let log = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/audit-log?limit=3", None).await.expect(200);
+        let entries: Vec<_> = log["data"].as_array().expect("data").iter().map(|e| (&e["action"], &e["after"])).collect();
+        let counts = json!({ "environment": "live", "rows": 4, "invalid": 2 });
+        let import = json!("suppression.import");
+        assert_eq!(entries[..2], [(&import, &counts), (&import, &counts)]);
+        // It is honoured.
+        let sms = json!({ "channel": "sms", "address": "+254722000001" });
+        post(&app, &t, sms).await.expect_error(409, "already_suppressed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_exported_is_imported_as_it_was() {
+    on_both(async |app| {
+        let (t, other) = (app.tenant("Acme").await, app.tenant("Bolt").await);
+        let subscription = json!({ "endpoint": "https://push.example.com/x", "keys": { "p256dh": "BNcR", "auth": "tBHI" } });
+        for (channel, address) in [
+            ("sms", json!("+254722000000")),
+            ("whatsapp", json!("+254722000000")),
+            ("email", json!("=ada@example.com")),
+            ("email", json!("'+ada@example.com")),
+            ("push", json!("-token,with\"quotes\"")),
+            ("push", subscription),
+        ] {
+            post(&app, &t, json!({ "channel": channel, "address": address, "reason": "spam_complaint" })).await.expect(201);
+        }
+        let file = export(&app, &t, "").await;
+        let mut lines = file.lines();
+        assert_eq!(lines.next(), Some("channel,address,reason,source,createdAt"));
+        assert_eq!(lines.clone().count(), 6);
+        assert!(file.contains("sms,'+254722000000,spam_complaint,request,"), "{file}");
+        for risky in [",+", ",=", ",-", ",@", "\"=", "\"+", "\"-"] {
+            assert!(!file.contains(risky), "{risky}: {file}");
+        }
+        let told = import(&app, &other, "", &file).await;
+        assert_eq!((&told["created"], &told["errors"]), (&json!(6), &json!([])), "{told}");
+        let plain = |page: &Value| -> Vec<_> {
+            let all = page["data"].as_array().expect("data").iter();
+            let mut all: Vec<_> = all.map(|s| format!("{} {} {}", s["channel"], s["address"], s["reason"])).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(plain(&get(&app, &other, "").await), plain(&get(&app, &t, "").await));
+        assert_eq!(export(&app, &t, "?channel=whatsapp").await.lines().count(), 2);
+        assert_eq!(export(&app, &t, "?environment=test").await, "channel,address,reason,source,createdAt\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_list_goes_in_and_comes_out_whole() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        let rows: Vec<String> = (0..1234).map(|n| format!("+2547{n:08}")).collect();
+        let file = format!("phone\r\n{}\r\nnonsense\r\n", rows.join("\r\n"));
+        let told = import(&app, &t, "?environment=test&reason=unsubscribed", &file).await;
+        assert_eq!((&told["created"], &told["invalid"], &told["errors"][0]["line"]), (&json!(1234), &json!(1), &json!(1236)));
+        let out = export(&app, &t, "?environment=test&channel=sms").await;
+        let mut found: Vec<&str> = out.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.strip_prefix('\'')).collect();
+        found.sort_unstable();
+        assert_eq!(found, rows);
+        let bad = format!("phone\n{}", "nonsense\n".repeat(250));
+        let told = import(&app, &t, "", &bad).await;
+        assert_eq!((&told["created"], &told["invalid"], told["errors"].as_array().map(Vec::len)), (&json!(0), &json!(250), Some(100)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_are_none_and_callers_who_may_not_are_refused() {
+    on_both(async |app| {
+        let t = app.tenant("Acme").await;
+        for file in ["", "ada@example.com\n", "email,phone\nada@example.com,\n", "name\nAda\n"] {
+            let error = send_file(&app, &t, "", "text/csv", file).await.expect_error(400, "validation_failed");
+            assert_eq!(fields(&error), ["body"], "{file}");
+        }
+        for kind in ["application/json", "text/plain"] {
+            send_file(&app, &t, "", kind, "email\n").await.expect_error(415, "unsupported_media_type");
+        }
+        send_file(&app, &t, "?channel=pigeon&reason=x", "text/csv", "email\n").await.expect_error(400, "validation_failed");
+        send_file(&app, &t, "?chanel=email", "text/csv", "email\n").await.expect_error(400, "unknown_field");
+        let large = format!("email\n{}", "x".repeat(10 * 1024 * 1024));
+        send_file(&app, &t, "", "text/csv", large).await.expect_error(413, "body_too_large");
+        let told = import(&app, &t, "", "address\nada@example.com\n").await;
+        assert!(told["errors"][0]["message"].as_str().is_some_and(|m| m.contains("?channel=")), "{told}");
+
+        let viewer = app.join(&t, "viewer@example.com", "viewer").await;
+        app.as_human(&viewer, &t.slug, Method::GET, &format!("{PATH}/export"), None).await.expect(200);
+        app.as_human(&viewer, &t.slug, Method::POST, &format!("{PATH}/import"), None).await.expect_error(403, "insufficient_role");
+        let of_test = key(&app, &t, "test", &["admin:*"]).await;
+        app.with_key(&of_test, Method::GET, &format!("{PATH}/export?environment=live"), None).await.expect_error(403, "insufficient_scope");
+        app.with_key(&of_test, Method::POST, &format!("{PATH}/import?environment=live"), None)
+            .await
+            .expect_error(403, "insufficient_scope");
+        let headers = [("x-raven-key", of_test.as_str()), ("content-type", "text/csv")];
+        let mut request = raven_testkit::app::request(Method::POST, &format!("{PATH}/import"), &headers, None);
+        *request.body_mut() = "email\nada@example.com\n".into();
+        assert_eq!(app.send(request).await.expect(200)["created"], 1);
+        assert_eq!(addresses(&get(&app, &t, "environment=test").await), ["ada@example.com"], "a key's own environment");
+        assert_eq!(get(&app, &t, "").await["total"], 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_suppression_tells_what_it_came_of() {
+    let africas_talking = AfricasTalking::start().await;
+    let base_urls = [("africas_talking".to_owned(), africas_talking.base_url())].into();
+    on_both_with(TestOptions { base_urls, ..TestOptions::default() }, async |app| {
+        let t = app.tenant("Acme").await;
+        app.configure_sms(&t).await;
+        // The user is in the provider's own list.
+        africas_talking.script_for("+254722000000", raven_testkit::simulators::Behaviour::Refuse(406));
+        let sms = json!({ "channel": "sms", "to": "+254722000000", "body": "Hi" });
+        let sent = app.post_message(&t.live, sms).await.expect(202);
+        app.settle().await;
+        let listed = &get(&app, &t, "").await["data"][0];
+        assert_eq!((&listed["source"], &listed["messageId"]), (&json!("answer"), &sent["id"]), "{listed}");
+        assert!(listed["detail"].is_string(), "{listed}");
     })
     .await;
 }

@@ -44,7 +44,8 @@ async fn resources(app: &TestApp, t: &TestTenant) -> BTreeMap<&'static str, Stri
         ("/v1/admin/api-keys/{id}", key.clone()),
         ("/v1/admin/api-keys/{id}/rotate", key),
         ("/v1/admin/providers/{id}", config.clone()),
-        ("/v1/admin/providers/{id}/verify", config),
+        ("/v1/admin/providers/{id}/verify", config.clone()),
+        ("/v1/admin/providers/{id}/test", config),
         ("/v1/admin/suppressions/{id}", suppression),
         ("/v1/admin/members/{userId}", user_id("member-of-acme@example.com").to_string()),
         ("/v1/admin/members/invitations/{id}", invitation.clone()),
@@ -76,7 +77,9 @@ async fn without_a_credential_there_is_nothing_but_401() {
             .map(|(_, path, _)| path)
             .collect();
         open.sort_unstable();
-        assert_eq!(open, ["/healthz", "/metrics", "/readyz", "/v1/openapi.json"], "this list may only shrink");
+        // Whoever has a link is its recipient: see `unsubscribe`.
+        let links = "/v1/unsubscribe/{token}";
+        assert_eq!(open, ["/healthz", "/metrics", "/readyz", "/v1/openapi.json", links, links], "this list may only shrink");
     })
     .await;
 }
@@ -156,6 +159,7 @@ async fn another_tenants_ids_are_not_found() {
             assert!(ids.contains_key(o.template.as_str()), "no resource for {}: add one above", o.template);
             let valid = match o.template.as_str() {
                 "/v1/admin/members/{userId}" if o.method == Method::PATCH => json!({ "role": "viewer" }),
+                "/v1/admin/providers/{id}/test" => json!({ "to": "ada@example.com" }),
                 _ => json!({}),
             };
             let body = (o.method == Method::POST || o.method == Method::PATCH).then_some(valid);

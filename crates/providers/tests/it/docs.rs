@@ -10,8 +10,9 @@ const HEAD: &str = "# Providers
 Made from the catalog (`crates/providers/src/registry.rs`), which `GET /v1/admin/providers/catalog` answers too.
 
 A tenant's admin connects a provider with `POST /v1/admin/providers`: its id, a label, and the settings below. Then
-`POST /v1/admin/providers/{id}/verify` asks the provider whether the credentials work, without sending anything. Secret settings are
-sealed before they are stored, and never shown again; `PATCH /v1/admin/providers/{id}` replaces single ones.
+`POST /v1/admin/providers/{id}/verify` asks the provider whether the credentials work, without sending anything, and
+`POST /v1/admin/providers/{id}/test` sends a real test message through it (to the `to` in the body), once, and tells what the provider said.
+Secret settings are sealed before they are stored, and never shown again; `PATCH /v1/admin/providers/{id}` replaces single ones.
 
 ```
 curl -X POST http://127.0.0.1:8080/v1/admin/providers -H 'X-Raven-Key: rk_live_…' -H 'Content-Type: application/json' \\

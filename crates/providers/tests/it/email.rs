@@ -2,7 +2,7 @@
 
 use raven_core::{
     Channel, Timestamp,
-    message::{Attachment, Content},
+    message::{Attachment, Content, Features},
 };
 use raven_providers::{Bound, CATALOG, Class, Cx, Members, Provider, SendError, email::smtp, find};
 
@@ -21,6 +21,37 @@ fn refusal(bound: &Bound, recipient: &str, content: &Content<'_>) -> Option<Send
     match bound {
         Bound::Http(call) => call.request(&message, &Cx::default()).err(),
         Bound::Smtp(settings) => smtp::message(settings, &message).err(),
+    }
+}
+
+#[test]
+fn every_provider_carries_a_link_that_unsubscribes() {
+    let url = "<https://raven.example/v1/unsubscribe/mZ0tq2p5cV8rYk3xJ1bWnE7dHs4gUfLa6oTiQyXe9RzKwMvCjPBNhDAS0lG>";
+    let fields = [("List-Unsubscribe", url), ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")];
+    let headers = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let content = Content { headers, unsubscribe: true, ..usual(Channel::Email) };
+    for provider in CATALOG.iter().filter(|p| p.spec.channel == Channel::Email) {
+        assert_eq!(content.features().beyond(Features::of(provider.spec.features)).next(), None, "{}", provider.spec.id);
+        let message = outbound(Channel::Email, "ada@example.com", &content);
+        let text = match bound(provider) {
+            Bound::Http(call) => {
+                let request = call.request(&message, &Cx::default()).unwrap_or_else(|e| panic!("{}: {e:?}", provider.spec.id));
+                let text = String::from_utf8(request.body().to_vec()).expect("a text");
+                let is_form = request.headers().get("content-type").is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+                if is_form {
+                    form_urlencoded::parse(text.as_bytes()).map(|(name, value)| format!("{name}={value}\n")).collect()
+                } else {
+                    text
+                }
+            }
+            Bound::Smtp(settings) => {
+                let mail = smtp::message(&settings, &message).expect("it is built");
+                String::from_utf8(mail.formatted()).expect("a text").replace("\r\n ", " ")
+            }
+        };
+        for (name, value) in fields {
+            assert!(text.contains(name) && text.contains(value), "{} leaves {name} out: {text}", provider.spec.id);
+        }
     }
 }
 

@@ -302,6 +302,33 @@ pub async fn a_report_suppresses_its_recipient(store: Arc<dyn Store>) -> Result<
     Ok(())
 }
 
+pub async fn a_link_suppresses_with_no_callback_to_note(store: Arc<dyn Store>) -> Result<()> {
+    let one = tenant(&store, 1).await?;
+    // Links work in test, too.
+    for (n, environment) in [(1, Environment::Live), (2, Environment::Test)] {
+        let email = NewMessage { channel: Channel::Email, recipient: "Ada@example.com".to_owned(), environment, ..message(one, seq(n)) };
+        let (seq, _) = sent(&store, one, email, false).await?;
+        let suppression = SuppressionId(id(u128::try_from(n).expect("positive")));
+        let by_link = Reported {
+            provider_message_id: None,
+            suppresses: Some(Suppressing { id: suppression, reason: SuppressionReason::Unsubscribed, only_after: None }),
+            detail: Some("by the link".to_owned()),
+            ..report(seq, EventKind::Unsubscribed, Some(Status::Unsubscribed), "link")
+        };
+        let told = Reading { callback: None, config: OTHER, channel: Channel::Email, ..reading(one, n, reported(by_link)) };
+        for _ in 0..2 {
+            assert_eq!(store.apply_callbacks(std::slice::from_ref(&told), at(100)).await?, [CallbackState::Applied]);
+            assert_eq!(status(&store, one, seq).await?, Status::Unsubscribed);
+        }
+        let lines = kinds(&store, one, seq).await?.into_iter().filter(|(kind, _)| *kind == EventKind::Unsubscribed).count();
+        assert_eq!(lines, 1, "twice is the same as once");
+        let found = store.find_suppression(one, Some(environment), suppression).await?.expect("it is listed");
+        assert_eq!((found.source, found.message, found.detail.as_deref()), (SuppressionSource::Link, Some(seq), Some("by the link")));
+        assert_eq!(found.address, "ada@example.com");
+    }
+    Ok(())
+}
+
 pub async fn soft_bounces_suppress_when_they_are_too_many(store: Arc<dyn Store>) -> Result<()> {
     let one = tenant(&store, 1).await?;
     let email = |n| NewMessage { channel: Channel::Email, recipient: "ada@example.com".to_owned(), ..message(one, seq(n)) };

@@ -477,7 +477,7 @@ pub fn report(message: Seq, kind: EventKind, status: Option<Status>, key: &str) 
 #[must_use]
 pub fn reading(tenant: TenantId, n: i64, tells: Vec<Telling>) -> Reading {
     Reading {
-        callback: callback(tenant, n).seq,
+        callback: Some(callback(tenant, n).seq),
         tenant,
         config: CONFIG,
         channel: Channel::Sms,

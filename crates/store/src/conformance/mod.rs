@@ -80,7 +80,7 @@ macro_rules! conformance_tests {
                 a_report_moves_its_message_and_stands_in_its_timeline, every_order_of_callbacks_ends_the_same,
                 a_message_is_found_by_its_providers_id, another_tenants_message_is_not_moved,
                 what_nothing_proves_moves_only_what_it_names, word_of_an_unknown_outcome_ends_the_wait,
-                a_failure_at_a_former_config_is_no_end, a_report_suppresses_its_recipient, soft_bounces_suppress_when_they_are_too_many,
+                a_failure_at_a_former_config_is_no_end, a_report_suppresses_its_recipient, a_link_suppresses_with_no_callback_to_note, soft_bounces_suppress_when_they_are_too_many,
                 a_message_from_outside_is_kept_once_and_listed, the_last_message_to_somebody_is_found, a_wish_suppresses_and_is_lifted,
                 what_could_not_be_read_is_read_again_when_told, what_is_old_is_forgotten, a_purged_tenant_leaves_no_callbacks;
             claim: due_jobs_are_claimed_oldest_first, a_claimed_job_carries_all_that_acting_takes, nothing_is_claimed_before_its_time,
@@ -132,7 +132,7 @@ macro_rules! conformance_tests {
                 a_late_outcome_moves_nothing, a_foreign_lease_leaves_the_job, a_job_that_nobody_holds_is_settled,
                 a_report_after_the_end_raises_the_status, outcomes_of_one_message_are_applied_in_order;
             start: only_the_holder_starts_the_next_attempt, an_attempt_starts_once, a_released_start_counts_as_none, starts_answer_in_order;
-            suppressions: a_suppression_is_created_found_and_deleted, an_address_is_listed_once, a_replayed_creation_answers_its_first_body,
+            suppressions: a_suppression_is_created_found_and_deleted, an_address_is_listed_once, a_batch_adds_what_is_not_listed, a_replayed_creation_answers_its_first_body,
                 suppressions_are_listed_newest_first, filters_and_pages_look_at_so_many_rows, another_tenants_suppressions_are_out_of_reach,
                 a_suppressed_message_is_stored_and_not_sent, a_suppression_reaches_no_further_than_its_tenant_environment_and_channel,
                 the_case_of_an_address_does_not_matter, a_token_of_any_length_is_suppressed, a_suppressed_message_takes_no_quota,

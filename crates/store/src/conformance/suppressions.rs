@@ -71,6 +71,36 @@ pub async fn an_address_is_listed_once(store: Arc<dyn Store>) -> Result<()> {
     Ok(())
 }
 
+pub async fn a_batch_adds_what_is_not_listed(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two) = (tenant(&store, 1).await?, tenant(&store, 2).await?);
+    let listed = SuppressionRecord { reason: SuppressionReason::HardBounce, ..suppression_record(one, 1) };
+    suppress(&store, listed.clone()).await?;
+    let fresh = SuppressionRecord {
+        channel: Channel::Email,
+        address: "ada@example.com".to_owned(),
+        source: SuppressionSource::Import,
+        detail: Some("550 'no such user'".to_owned()),
+        ..suppression_record(one, 3)
+    };
+    let long = SuppressionRecord { channel: Channel::Push, address: "a".repeat(4096), ..suppression_record(one, 4) };
+    let elsewhere = SuppressionRecord { environment: Environment::Test, ..suppression_record(one, 5) };
+    let twice = SuppressionRecord { reason: SuppressionReason::SpamComplaint, detail: None, id: SuppressionId(id(6006)), ..fresh.clone() };
+    let batch = vec![suppression_record(one, 2), fresh.clone(), long.clone(), elsewhere.clone(), twice];
+    assert_eq!(store.add_suppressions(one, batch.clone(), Some(audit(one, 1))).await?, 3);
+    for record in [&listed, &fresh, &long, &elsewhere] {
+        assert_eq!(store.find_suppression(one, None, record.id).await?.as_ref(), Some(record), "as it was first");
+    }
+    // Again it changes nothing.
+    assert_eq!(store.add_suppressions(one, batch, None).await?, 0);
+    assert_eq!(store.add_suppressions(one, Vec::new(), Some(audit(one, 2))).await?, 0);
+    let log: Vec<_> = store.list_audit(one, None, 10).await?.into_iter().map(|record| record.seq).collect();
+    assert_eq!(log.iter().filter(|seq| [audit(one, 1).seq, audit(one, 2).seq].contains(seq)).count(), 2, "{log:?}");
+    // Nobody adds to another tenant's list.
+    assert!(store.add_suppressions(two, vec![suppression_record(one, 9)], None).await.is_err());
+    assert_eq!(store.find_suppression_of(two, Environment::Live, Channel::Email, "ada@example.com").await?, None);
+    Ok(())
+}
+
 pub async fn a_replayed_creation_answers_its_first_body(store: Arc<dyn Store>) -> Result<()> {
     let one = tenant(&store, 1).await?;
     let new = |n, payload| NewSuppression {

@@ -407,7 +407,7 @@ impl<'r> Applying<'r> {
             &lookup.as_ref(),
             &addition.address,
             &suppressing.reason.code(),
-            &SuppressionSource::Callback.code(),
+            &r.reading.source().code(),
             &Some(target.seq.0),
             &detail,
             &self.now.millis(),
@@ -458,13 +458,18 @@ impl<'r> Applying<'r> {
         let again = |(reading, state): (&Reading, &CallbackState)| {
             reading.again_at.filter(|_| *state == CallbackState::Waiting).map(Timestamp::millis)
         };
-        let params: [Param<'_>; 4] = [
-            &self.readings.iter().map(|r| r.callback.0).collect::<Vec<_>>(),
-            &states.iter().map(|state| state.code()).collect::<Vec<_>>(),
-            &self.readings.iter().zip(&states).map(again).collect::<Vec<_>>(),
-            &self.readings.iter().map(|r| r.tells.as_ref().err().map(String::as_str)).collect::<Vec<_>>(),
-        ];
-        connection.execute(NOTE, &params).await?;
+        let (mut callbacks, mut codes, mut due, mut problems) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (reading, state) in self.readings.iter().zip(&states) {
+            let Some(callback) = reading.callback else { continue };
+            callbacks.push(callback.0);
+            codes.push(state.code());
+            due.push(again((reading, state)));
+            problems.push(reading.tells.as_ref().err().map(String::as_str));
+        }
+        if !callbacks.is_empty() {
+            let params: [Param<'_>; 4] = [&callbacks, &codes, &due, &problems];
+            connection.execute(NOTE, &params).await?;
+        }
         Ok(states)
     }
 }

@@ -24,6 +24,20 @@ const ONCE: &str = "suppressions_lookup";
 
 const INSERT: &str = "INSERT INTO suppressions (id, tenant_id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+// Sorted, so that batches which overlap wait for each other in the same order.
+const ADD: &str = "
+WITH added AS (
+  INSERT INTO suppressions (id, tenant_id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at)
+  SELECT s.id, $1, s.environment, s.channel, s.lookup, s.address, s.reason, s.source, s.message_seq, s.detail, s.created_at
+  FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::smallint[], $8::smallint[], $9::bigint[], $10::text[],
+    $11::bigint[]) WITH ORDINALITY
+    AS s (id, environment, channel, lookup, address, reason, source, message_seq, detail, created_at, place)
+  ORDER BY s.environment, s.channel, s.lookup, s.place
+  ON CONFLICT (tenant_id, environment, channel, lookup) DO NOTHING RETURNING 1
+), logged AS (
+  INSERT INTO audit_log (tenant_id, seq, entry) SELECT $1, $12::bigint, $13::text WHERE $12 IS NOT NULL
+)
+SELECT count(*) AS count FROM added";
 const FIND: &str = "SELECT id, tenant_id, environment, channel, address, reason, source, message_seq, detail, created_at \
      FROM suppressions WHERE id = $1 AND tenant_id = $2 AND ($3::smallint IS NULL OR environment = $3)";
 const REASON: &str = "SELECT reason FROM suppressions WHERE tenant_id = $1 AND environment = $2 AND channel = $3 AND lookup = $4";
@@ -50,7 +64,7 @@ const DELETE: &str = "WITH gone AS (DELETE FROM suppressions WHERE id = $1 AND t
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, REASON, LIST, COUNT, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, ADD, FIND, REASON, LIST, COUNT, DELETE];
 
 fn suppression(row: &Row) -> Result<SuppressionRecord> {
     Ok(SuppressionRecord {
@@ -90,6 +104,31 @@ impl Suppressions for PostgresStore {
             Ok(())
         })
         .await
+    }
+
+    async fn add_suppressions(&self, tenant: TenantId, batch: Vec<SuppressionRecord>, audit: Option<AuditRecord>) -> Result<usize> {
+        if batch.iter().any(|record| record.tenant != tenant) {
+            return Err(Error::internal("suppressions of another tenant"));
+        }
+        let (seq, entry) = audit.map(|audit| (audit.seq.0, audit.entry)).unzip();
+        let params: [Param<'_>; 13] = [
+            &tenant.0,
+            &batch.iter().map(|s| s.id.0).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.environment.code()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.channel.code()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| indexed(&s.address).into_owned()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.address.as_str()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.reason.code()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.source.code()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.message.map(|seq| seq.0)).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.detail.as_deref()).collect::<Vec<_>>(),
+            &batch.iter().map(|s| s.created_at.millis()).collect::<Vec<_>>(),
+            &seq,
+            &entry,
+        ];
+        let row = self.connection().await?.query_opt_within(tenant, ADD, &params).await?;
+        let row = row.ok_or_else(|| Error::internal("a count gave no row"))?;
+        Ok(usize::try_from(get::<i64>(&row, "count")?).unwrap_or(0))
     }
 
     async fn find_suppression(

@@ -186,7 +186,9 @@ impl Applying<'_> {
             }
         };
         let again = reading.again_at.filter(|_| state == CallbackState::Waiting).map(Timestamp::millis);
-        self.c.prepare_cached(NOTE)?.execute(params![reading.callback.0, state.code(), again, problem])?;
+        if let Some(callback) = reading.callback {
+            self.c.prepare_cached(NOTE)?.execute(params![callback.0, state.code(), again, problem])?;
+        }
         Ok(state)
     }
 
@@ -269,7 +271,7 @@ impl Applying<'_> {
             channel: after.channel,
             address: addition.address.clone(),
             reason: suppressing.reason,
-            source: SuppressionSource::Callback,
+            source: reading.source(),
             message: Some(after.seq),
             detail,
             created_at: self.now,

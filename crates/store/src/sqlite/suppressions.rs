@@ -161,6 +161,23 @@ impl Suppressions for SqliteStore {
         .await
     }
 
+    async fn add_suppressions(&self, tenant: TenantId, batch: Vec<SuppressionRecord>, audit: Option<AuditRecord>) -> Result<usize> {
+        if batch.iter().any(|record| record.tenant != tenant) {
+            return Err(Error::internal("suppressions of another tenant"));
+        }
+        self.write(move |c| {
+            let mut added = 0;
+            for record in &batch {
+                added += usize::from(insert(c, record)?);
+            }
+            if let Some(audit) = &audit {
+                audit::record(c, audit)?;
+            }
+            Ok(added)
+        })
+        .await
+    }
+
     async fn find_suppression(
         &self,
         tenant: TenantId,
