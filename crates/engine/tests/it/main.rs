@@ -11,6 +11,7 @@ mod oidc;
 mod outcomes;
 mod poison;
 mod recovery;
+mod smpp;
 mod suppressions;
 mod tokens;
 mod wakes;

@@ -21,6 +21,7 @@ fn refusal(bound: &Bound, recipient: &str, content: &Content<'_>) -> Option<Send
     match bound {
         Bound::Http(call) => call.request(&message, &Cx::default()).err(),
         Bound::Smtp(settings) => smtp::message(settings, &message).err(),
+        Bound::Smpp(_) => panic!("it sends no email"),
     }
 }
 

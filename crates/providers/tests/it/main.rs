@@ -10,6 +10,7 @@ mod email_callbacks;
 mod hostile;
 mod push;
 mod requests;
+mod smpp;
 mod vectors;
 mod whatsapp;
 
