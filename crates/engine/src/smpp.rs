@@ -52,6 +52,8 @@ const BREATH: Duration = Duration::from_secs(1);
 /// The same, because nobody wants it but us: doubles up to the other.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+/// Sessions that a tenant may have: sockets are everybody's.
+const OF_TENANT: usize = 64;
 /// Before parts are sent again that a message centre was too busy for.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -159,7 +161,7 @@ impl Sessions {
         let began = Instant::now();
         // What is written late would have no time left for its answer.
         let until = Until { write: began + self.cap * 2 / 3, end: began + self.cap };
-        let line = self.line(connection).ok_or_else(|| unreachable("this process is stopping"))?;
+        let line = self.line(connection)?;
         // If the first part is not taken, nothing was sent, and all is as with a message of one part.
         let first = self.submit(&line, settings, bodies.next().unwrap_or_default(), until).await?;
         let mut last = first;
@@ -216,19 +218,28 @@ impl Sessions {
         line.is_some_and(|line| line.serves(connection.record()) && line.slots.iter().any(|slot| slot.up().is_some()))
     }
 
-    /// The line of a config, with these settings and no others; `None` when there are no lines any more.
-    fn line(&self, connection: &Arc<Connection>) -> Option<Arc<Line>> {
-        let Bound::Smpp(settings) = &connection.bound else { return None };
+    /// The line of a config, with these settings and no others.
+    ///
+    /// # Errors
+    /// When its tenant has as many sessions as a tenant may have, or there are no lines any more.
+    fn line(&self, connection: &Arc<Connection>) -> Result<Arc<Line>, SendError> {
+        let Bound::Smpp(settings) = &connection.bound else { return Err(unreachable("the config is of another provider")) };
         let mut lines = self.lines.lock();
-        let lines = lines.as_mut()?;
+        let lines = lines.as_mut().ok_or_else(|| unreachable("this process is stopping"))?;
         if let Some(line) = lines.get(&connection.id).filter(|line| line.serves(connection.record())) {
-            return Some(line.clone());
+            return Ok(line.clone());
+        }
+        let tenant = connection.record().tenant;
+        let others = lines.values().filter(|line| line.connection.id != connection.id && line.connection.record().tenant == tenant);
+        if others.map(|line| line.slots.len()).sum::<usize>() + usize::from(settings.binds) > OF_TENANT {
+            let why = format!("a tenant's SMPP configs have {OF_TENANT} sessions on a node at most: lower binds, or delete configs");
+            return Err(SendError::new(Class::Retry { after: None }, "too_many_sessions", why));
         }
         let line = Arc::new(Line::new(connection, settings.binds));
         if let Some(old) = lines.insert(connection.id, line.clone()) {
             old.close();
         }
-        Some(line)
+        Ok(line)
     }
 
     /// Submits one part; the id that it got.

@@ -57,8 +57,10 @@ impl Housekeeping {
                 Ok(view) => {
                     let known = view.as_ref().and_then(|view| view.connection(config.id));
                     // What is known here may be as it was a second ago: then it is the next step's.
-                    if let Some(connection) = known.filter(|connection| connection.record() == &config) {
-                        sessions.line(connection);
+                    if let Some(connection) = known.filter(|connection| connection.record() == &config)
+                        && let Err(e) = sessions.line(connection)
+                    {
+                        tracing::debug!(config = %config.id, tenant = %config.tenant, error = e.code, "a config gets no sessions");
                     }
                 }
                 Err(e) => tracing::error!(error = chain(&*e), "a tenant can't be read; its sessions wait"),

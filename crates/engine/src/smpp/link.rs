@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const STORING: usize = 64;
 /// Bytes that wait to be written, beyond which nothing is read any more.
 const UNWRITTEN: usize = 256 * 1024;
+/// Bytes that one read takes.
+const CHUNK: usize = 4096;
 /// PDUs that are passed over while the answer to the bind is waited for.
 const BEFORE_BIND: usize = 16;
 /// The highest number of a PDU (SMPP 3.4, 3.2).
@@ -149,6 +151,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     }
 
     async fn fill(&mut self) -> std::io::Result<()> {
+        self.read.reserve(CHUNK);
         match self.reader.read_buf(&mut self.read).await? {
             0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
@@ -308,6 +311,7 @@ impl<S: AsyncRead + AsyncWrite> Task<S> {
                 self.stuck = Some(Instant::now());
             }
             let due = self.due();
+            self.wire.read.reserve(CHUNK);
             let Wire { reader, writer, read, unwritten, written, .. } = &mut self.wire;
             let (backed_up, closing) = (unwritten.len() > UNWRITTEN, self.closing.is_cancelled());
             tokio::select! {

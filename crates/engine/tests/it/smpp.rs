@@ -42,7 +42,7 @@ async fn connected(app: &TestApp, centre: &MessageCentre) -> (TestTenant, Value)
 
 /// Has the sessions kept, a while after what was known of tenants was read.
 async fn keep(app: &TestApp) {
-    app.clock.advance(Duration::from_secs(5));
+    app.advance(Duration::from_secs(5)).await;
     app.engine.housekeeping.keep_sessions().await.expect("the store works").done().await;
 }
 
@@ -280,7 +280,6 @@ async fn a_connection_that_is_cut_leaves_open_what_was_under_way_and_comes_back(
         // One that ends while nothing is under way costs nothing: a message that wants it has a new one.
         centre.drop_connections().await;
         our_sessions_become(&app, 0).await;
-        app.clock.advance(Duration::from_secs(5));
         assert_eq!(send(&app, &t, "Hi").await["status"], "sent");
     })
     .await;
@@ -412,6 +411,27 @@ async fn sessions_follow_their_configs() {
         keep(&app).await;
         sessions_become(&centre, 0).await;
         our_sessions_become(&app, 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_tenant_has_more_sessions_than_its_share() {
+    let centre = MessageCentre::start();
+    on_both_with(TestOptions::default(), async |app| {
+        sessions_become(&centre, 0).await;
+        let (t, other) = (app.tenant("Acme").await, app.tenant("Other").await);
+        for _ in 0..9 {
+            configure_with(&app, &t, centre.port(), json!({ "binds": 8 }), PASSWORD).await;
+        }
+        configure(&app, &other, &centre).await;
+        keep(&app).await;
+        assert_eq!(app.engine.metrics.smpp_sessions.get(), 8 + 1, "not all at once");
+        for _ in 0..9 {
+            keep(&app).await;
+        }
+        assert_eq!(app.engine.metrics.smpp_sessions.get(), 64 + 1);
+        app.engine.stop(Duration::from_secs(20)).await;
     })
     .await;
 }

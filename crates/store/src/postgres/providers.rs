@@ -44,7 +44,7 @@ const FAILED_CONFIGS: &str = "SELECT c.tenant_id, c.id FROM provider_configs c J
 const OF_PROVIDER: &str = concat!(
     "SELECT ",
     config_columns!(),
-    " FROM provider_configs WHERE provider = $1 AND id > $2 AND tenant_id IN (SELECT id FROM tenants WHERE status = 1) ORDER BY id LIMIT $3"
+    " FROM provider_configs WHERE provider = $1 AND id > $2 AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = provider_configs.tenant_id AND t.status = 1) ORDER BY id LIMIT $3"
 );
 const DELETE: &str = "WITH gone AS (DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2 RETURNING tenant_id) \
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";

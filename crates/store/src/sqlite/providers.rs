@@ -30,7 +30,7 @@ const FAILED_CONFIGS: &str = "SELECT c.tenant_id, c.id FROM provider_configs c J
   WHERE c.status = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3";
 const OF_PROVIDER: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason,
     priority, weight, rules, rate_per_second, burst, concurrency, allow_unsigned FROM provider_configs
-  WHERE provider = ?1 AND id > ?2 AND tenant_id IN (SELECT id FROM tenants WHERE status = 1) ORDER BY id LIMIT ?3";
+  WHERE provider = ?1 AND id > ?2 AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = provider_configs.tenant_id AND t.status = 1) ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM provider_configs WHERE id = ?1 AND tenant_id = ?2";
 
 fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {

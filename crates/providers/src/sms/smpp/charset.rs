@@ -33,8 +33,10 @@ impl Charset {
     }
 
     /// The one that a message came in; `None` for one that is no text, or that nobody agreed upon.
-    pub(super) const fn of_coding(data_coding: u8, default: Default0) -> Option<Self> {
+    pub(super) fn of_message(data_coding: u8, octets: &[u8], default: Default0) -> Option<Self> {
         match data_coding {
+            // It says ASCII, and some mean GSM by it: what is no text in the one is letters in the other.
+            0x01 if octets.iter().any(|octet| *octet < b' ' && !b"\t\n\r".contains(octet)) => Some(Self::Gsm7),
             // Without and with a class of message (3GPP TS 23.038, 4).
             0x00 | 0x10..=0x13 | 0xf0..=0xf3 => Some(match default {
                 Default0::Gsm7 => Self::Gsm7,
@@ -106,7 +108,7 @@ mod tests {
             let found = Charset::for_text(text, default);
             assert_eq!(found, expected, "{text}");
             assert_eq!(found.text(&found.octets(text)), text);
-            assert_eq!(Charset::of_coding(found.data_coding(), default), Some(found), "{text}");
+            assert_eq!(Charset::of_message(found.data_coding(), &[], default), Some(found), "{text}");
         }
     }
 }

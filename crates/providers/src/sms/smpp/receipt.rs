@@ -62,7 +62,8 @@ pub(super) fn read(settings: &Settings, callback: &Callback<'_>) -> Result<Vec<T
 }
 
 fn receipt(settings: &Settings, message: &Message<'_>) -> Result<Told, Unreadable> {
-    let text = Charset::of_coding(message.data_coding, settings.encoding).unwrap_or(Charset::Latin1).text(message.text());
+    let charset = Charset::of_message(message.data_coding, message.text(), settings.encoding);
+    let text = charset.unwrap_or(Charset::Latin1).text(message.text());
     let fields = Fields::of(&text);
     let id = match message.optional(Tag::ReceiptedMessageId).map(pdu::text).filter(|id| !id.is_empty()) {
         // It is the id as the answer had it.
@@ -137,7 +138,7 @@ fn inbound(settings: &Settings, callback: &Callback<'_>, message: &Message<'_>) 
     if from.is_empty() {
         return Err(Unreadable::new("it names nobody who sent it"));
     }
-    let charset = Charset::of_coding(message.data_coding, settings.encoding);
+    let charset = Charset::of_message(message.data_coding, message.text(), settings.encoding);
     let text = charset.ok_or_else(|| Unreadable::new("its data_coding says that it is no text, or a text in an alphabet of its own"))?;
     let text = text.text(message.text());
     let own = message.optional(Tag::ReceiptedMessageId).map(pdu::text).filter(|id| !id.is_empty());
