@@ -1,7 +1,11 @@
 //! SMS encoding and segments, by 3GPP TS 23.038 (alphabet) and TS 23.040 (concatenation with an 8-bit reference).
 
+mod alphabet;
+
 use crate::message::named;
 use std::fmt;
+
+pub use alphabet::{from_gsm7, to_gsm7};
 
 named! {
     /// How the text of an SMS is encoded.
@@ -29,6 +33,10 @@ impl Encoding {
             Self::Ucs2 => c.len_utf16(),
         }
     }
+
+    fn fits_alone(self, text: &str) -> bool {
+        text.chars().map(|c| self.units(c)).sum::<usize>() <= self.room().0
+    }
 }
 
 /// The encoding that a text needs and the number of parts it travels in.
@@ -44,23 +52,25 @@ pub struct Segments {
 #[must_use]
 pub fn segments(text: &str) -> Segments {
     let encoding = if text.chars().all(|c| septets(c).is_some()) { Encoding::Gsm7 } else { Encoding::Ucs2 };
-    let units = |c| encoding.units(c);
-    let (alone, part) = encoding.room();
-    if text.chars().map(units).sum::<usize>() <= alone {
-        return Segments { encoding, count: 1 };
-    }
     let mut count = 1;
-    cuts(text, part, units, |_| count += 1);
+    if !encoding.fits_alone(text) {
+        cuts(text, encoding.room().1, |c| encoding.units(c), |_| count += 1);
+    }
     Segments { encoding, count }
 }
 
 /// The texts of the parts.
 #[must_use]
 pub fn parts(text: &str) -> Vec<&str> {
-    let Segments { encoding, count } = segments(text);
-    let mut parts = Vec::with_capacity(usize::from(count));
+    parts_in(text, segments(text).encoding)
+}
+
+/// The texts of the parts in an encoding, which can be wider than the one that the text needs.
+#[must_use]
+pub fn parts_in(text: &str, encoding: Encoding) -> Vec<&str> {
+    let mut parts = Vec::new();
     let mut from = 0;
-    if count > 1 {
+    if !encoding.fits_alone(text) {
         cuts(
             text,
             encoding.room().1,
@@ -145,6 +155,7 @@ mod tests {
             assert_eq!(parts.concat(), text);
             assert_eq!(parts.len(), usize::from(segments(&text).count));
         }
+        assert_eq!(parts_in(&"a".repeat(135), Encoding::Ucs2).iter().map(|p| p.len()).collect::<Vec<_>>(), [67, 67, 1]);
         assert_eq!(parts(&"😀".repeat(67)).iter().map(|p| p.chars().count()).collect::<Vec<_>>(), [33, 33, 1]);
     }
 

@@ -5,8 +5,8 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use raven_core::{
-    Clock, EventKind, IdCipher, Seq, Status, SuppressionId, SuppressionReason, Timestamp, address::Mailbox, message::Content,
-    problem::chain, retry::RetryPolicy, suppression::comparable,
+    Clock, ConfigId, EventKind, IdCipher, Seq, Status, SuppressionId, SuppressionReason, TenantId, Timestamp, address::Mailbox,
+    message::Content, problem::chain, retry::RetryPolicy, suppression::comparable,
 };
 use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
 use raven_store::{Action, ConfigRecord, Job, Lane, Lease, Next, Outlet, Settlement, Store, Suppresses, providers::FAILED};
@@ -208,6 +208,18 @@ impl Attempts {
             }
         }
         Ok(kept)
+    }
+
+    /// Credentials were refused though no message was sent: told on the config, like those that a message was refused for.
+    pub(crate) async fn refused(&self, tenant: TenantId, config: ConfigId, error: SendError) {
+        let view = match self.directory.tenant(tenant).await {
+            Ok(view) => view,
+            Err(e) => return tracing::error!(error = chain(&*e), "a tenant can't be read; its config's status stays"),
+        };
+        let Some(connection) = view.as_ref().and_then(|view| view.connection(config)) else { return };
+        if let Some((connection, record)) = Route::Provider(connection.clone()).judge(&Err(error)) {
+            self.tell_config(&connection, &record).await;
+        }
     }
 
     /// Writes down on a config that its credentials don't work, or work again.

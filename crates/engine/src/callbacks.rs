@@ -9,7 +9,7 @@ mod reception;
 
 use http::{HeaderMap, Method};
 use raven_core::{ConfigId, TenantId, Timestamp};
-use raven_providers::{Bound, Callback, Verdict, callback::Proof};
+use raven_providers::{Bound, Callback, Road, Verdict, callback::Proof};
 use subtle::ConstantTimeEq;
 
 use crate::{directory::Connection, vault::SecretKey};
@@ -17,7 +17,7 @@ use crate::{directory::Connection, vault::SecretKey};
 pub use applying::Applier;
 pub use reading::{CallbackOptions, SoftBounces};
 pub use reception::{Answer, Arrival, Reception, Refusal};
-pub(crate) use reception::{Recorder, passage};
+pub(crate) use reception::{Intake, Recorder, passage};
 
 /// How long a stored callback is its recorder's alone. Others take it then, in case that one is gone.
 pub(crate) const OWN: std::time::Duration = std::time::Duration::from_secs(15);
@@ -51,11 +51,11 @@ impl CallbackUrls {
         self.token(tenant, config).as_bytes().ct_eq(token.as_bytes()).into()
     }
 
-    /// Where the callbacks of a connection go, below `base`; `None` for a provider that makes none.
+    /// Where the callbacks of a connection go, below `base`; `None` for a provider that makes none, or not over HTTP.
     #[must_use]
     pub fn url(&self, base: &str, connection: &Connection) -> Option<String> {
         let spec = connection.provider.spec;
-        spec.callbacks?;
+        spec.callbacks.filter(|callbacks| callbacks.road == Road::Url)?;
         let tenant = connection.record().tenant;
         let mut url = format!("{base}/v1/webhooks/{}/{}/{tenant}/{}", spec.channel.name(), spec.id, connection.id);
         if !signs(&connection.bound) {

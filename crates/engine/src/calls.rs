@@ -11,6 +11,7 @@ use crate::{
     callbacks::CallbackUrls,
     directory::{Connection, HeldToken},
     mailer::Mailer,
+    smpp::Sessions,
     transport::{CallError, Transport},
 };
 
@@ -22,19 +23,27 @@ pub struct Calls {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) transport: Transport,
     pub(crate) mailer: Mailer,
+    pub(crate) smpp: Arc<Sessions>,
     pub(crate) base_urls: BaseUrls,
     pub(crate) callback_urls: Arc<CallbackUrls>,
 }
 
 impl Calls {
+    /// Sessions with message centres.
+    #[must_use]
+    pub fn smpp(&self) -> &Sessions {
+        &self.smpp
+    }
+
     /// Sends a message through a connection.
     ///
     /// # Errors
     /// What follows for the message.
-    pub async fn send(&self, connection: &Connection, message: &Outbound<'_>) -> Result<Sent, SendError> {
+    pub async fn send(&self, connection: &Arc<Connection>, message: &Outbound<'_>) -> Result<Sent, SendError> {
         match &connection.bound {
             Bound::Http(provider) => self.call_http(connection, &**provider, message).await,
             Bound::Smtp(settings) => self.mailer.send(&connection.mail, settings, message).await,
+            Bound::Smpp(settings) => self.smpp.send(connection, settings, message).await,
         }
     }
 
@@ -115,7 +124,7 @@ impl Calls {
                 let cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };
                 provider.wants_token() || provider.verify(self.clock.now(), &cx).is_some()
             }
-            Bound::Smtp(_) => true,
+            Bound::Smtp(_) | Bound::Smpp(_) => true,
         }
     }
 
@@ -128,6 +137,7 @@ impl Calls {
         let provider = match &connection.bound {
             Bound::Http(provider) => &**provider,
             Bound::Smtp(settings) => return self.mailer.verify(settings).await,
+            Bound::Smpp(settings) => return self.smpp.verify(connection, settings).await,
         };
         let began = Instant::now();
         let mut cx = Cx { base_url: self.base_url(connection.provider), token: None, callback_url: None };

@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::Attempts,
-    callbacks::{Applier, CallbackOptions, CallbackUrls, Reception, Recorder, passage},
+    callbacks::{Applier, CallbackOptions, CallbackUrls, Intake, Reception, Recorder, passage},
     calls::{BaseUrls, Calls},
     clock::Entropy,
     coalescer::Coalescer,
@@ -36,6 +36,7 @@ use crate::{
     plans::Plans,
     settle::{Actions, Settler},
     shared_clock::{Reference, SharedClock},
+    smpp::{Pace, Sessions},
     token::Tokens,
     transport::{ExtraRoots, Transport},
     unsubscribe::UnsubscribeLinks,
@@ -47,6 +48,8 @@ use crate::{
 pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// Between two times that the last uses of keys are written down.
 const LAST_USED: Duration = Duration::from_secs(10);
+/// Between two looks for sessions that are missing.
+const SESSIONS: Duration = Duration::from_secs(5);
 /// Between two looks for what should not be.
 const CHECK: Duration = Duration::from_secs(300);
 /// How long a stop waits for the loops to end, each after its present step: longer only where the store hangs.
@@ -98,6 +101,8 @@ pub struct Options {
     pub extra_roots: ExtraRoots,
     /// How mail servers are greeted.
     pub hello_name: String,
+    /// How patient sessions with message centres are.
+    pub smpp_pace: Pace,
     /// What is made of callbacks.
     pub callbacks: CallbackOptions,
 }
@@ -214,7 +219,11 @@ impl Engine {
 
         let callback_urls = Arc::new(CallbackUrls::new(options.callbacks.public_url.clone(), keys.callbacks));
         let unsubscribe_links = Arc::new(UnsubscribeLinks::new(options.callbacks.public_url.clone(), keys.unsubscribe));
+        let (intake, waiting) = Intake::new(clock.clone(), membership.clone(), metrics.clone());
+        let (extra, cap) = (&options.extra_roots, options.call_cap);
+        let smpp = Sessions::new(guard, clock.clone(), extra, cap, options.smpp_pace, intake.clone(), metrics.clone());
         let calls = Arc::new(Calls {
+            smpp: Arc::new(smpp.map_err(StartError::Setting)?),
             callback_urls: callback_urls.clone(),
             clock: clock.clone(),
             transport: Transport::new(&options.extra_roots, options.call_cap).map_err(StartError::Setting)?,
@@ -265,8 +274,7 @@ impl Engine {
             metrics: metrics.clone(),
         };
         let (ingest, coalescers) = Ingest::new(&parts);
-        let (reception, waiting) =
-            Reception::new(clock.clone(), directory.clone(), membership.clone(), calls.clone(), callback_urls.clone(), metrics.clone());
+        let reception = Reception::new(clock.clone(), directory.clone(), calls.clone(), callback_urls.clone(), intake);
         let (stored, to_apply) = passage();
         let recorder = Recorder { store: store.clone(), clock: clock.clone(), waiting, stored };
         let applier = Arc::new(Applier {
@@ -342,6 +350,7 @@ impl Engine {
         running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Measure))));
         if self.worker.is_some() {
             running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), Duration::from_secs(15), Chore::Heal))));
+            running.loops.push(tokio::spawn(until(self.stopping.clone(), every(self.clone(), SESSIONS, Chore::Sessions))));
         }
         let engine = self.clone();
         running.loops.push(tokio::spawn(until(self.stopping.clone(), async {
@@ -439,6 +448,8 @@ impl Engine {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
+        // What message centres have sent until now is still stored.
+        self.calls.smpp.close(deadline.min(Instant::now() + LOOPS_END)).await;
         for handle in running.accepting.drain(..).chain(running.settling.take()) {
             handle.abort();
         }
@@ -469,6 +480,7 @@ enum Chore {
     Measure,
     Tidy,
     Heal,
+    Sessions,
     Check,
     WriteLastUsed,
     IssuerKeys,
@@ -484,6 +496,8 @@ async fn every(engine: Arc<Engine>, period: Duration, chore: Chore) {
             Chore::Measure => engine.housekeeping.measure().await,
             Chore::Tidy => engine.housekeeping.tidy().await,
             Chore::Heal => engine.housekeeping.heal().await,
+            // Hosts that don't answer keep nobody waiting.
+            Chore::Sessions => engine.housekeeping.keep_sessions().await.map(drop),
             Chore::Check => engine.housekeeping.check().await,
             Chore::IssuerKeys => {
                 if let Some(issuer) = engine.tokens.oidc() {

@@ -3,7 +3,7 @@
 //! What lives here: acceptance ([`ingest`]), which config a message goes through ([`routing`], [`gate`], [`parking`]), dispatch and
 //! its settling ([`dispatch`], [`attempt`], [`settle`]), the checks
 //! of credentials ([`keyring`], [`token`], [`oidc`]), how much callers may do ([`plans`], [`limiter`]), what is known of
-//! tenants ([`directory`]), callbacks of providers ([`callbacks`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`guard`]), what the audit log says ([`audit`]), the
+//! tenants ([`directory`]), callbacks of providers ([`callbacks`]), sealed secrets ([`vault`]), outgoing connections ([`transport`], [`mailer`], [`smpp`], [`guard`]), what the audit log says ([`audit`]), the
 //! node's life ([`membership`], [`housekeeping`]) and the time that all nodes go by ([`shared_clock`]).
 //! The look for damage is in [`invariants`].
 //! What must not: SQL, the API's status codes and JSON, the environment. Time and chance are arguments ([`Surroundings`]).
@@ -37,6 +37,7 @@ pub mod plans;
 pub mod routing;
 pub mod settle;
 pub mod shared_clock;
+pub mod smpp;
 pub mod token;
 pub mod transport;
 pub mod unsubscribe;

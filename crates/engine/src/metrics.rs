@@ -93,6 +93,8 @@ pub struct Metrics {
     pub attempts: Family<AttemptLabels, Counter>,
     /// Callbacks by provider and what became of them.
     pub callbacks: Family<CallbackLabels, Counter>,
+    /// Sessions with message centres.
+    pub smpp_sessions: Gauge,
     /// Calls under way.
     pub in_flight: Gauge,
     /// Jobs held in memory, waiting for a permit.
@@ -127,6 +129,7 @@ impl Default for Metrics {
             resumed: Family::default(),
             attempts: Family::default(),
             callbacks: Family::default(),
+            smpp_sessions: Gauge::default(),
             in_flight: Gauge::default(),
             held: Gauge::default(),
             queue_depth: Family::default(),
@@ -150,6 +153,7 @@ impl Default for Metrics {
         registry.register("configs_paused", "Provider configs paused because their credentials were refused", metrics.paused.clone());
         registry.register("configs_resumed", "Paused provider configs that were found to work again", metrics.resumed.clone());
         registry.register("attempts", "Attempts by provider and outcome", metrics.attempts.clone());
+        registry.register("smpp_sessions", "Sessions with SMPP message centres", metrics.smpp_sessions.clone());
         registry.register("attempts_in_flight", "Provider calls under way", metrics.in_flight.clone());
         registry.register("jobs_held", "Jobs held in memory, waiting for a permit", metrics.held.clone());
         registry.register("queue_depth", "Jobs in the database by channel", metrics.queue_depth.clone());

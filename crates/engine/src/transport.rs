@@ -56,6 +56,20 @@ impl ExtraRoots {
     }
 }
 
+/// TLS that trusts the public authorities and these.
+///
+/// # Errors
+/// A sentence, when one of the extra certificates is no authority.
+pub(crate) fn tls_config(extra: &ExtraRoots) -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+    for certificate in extra.iter() {
+        roots.add(certificate.clone()).map_err(|e| format!("an extra certificate authority can't be used: {e}"))?;
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// The client.
 #[derive(Clone, Debug)]
 pub struct Transport {
@@ -72,15 +86,7 @@ impl Transport {
     /// # Errors
     /// A sentence, when one of the extra certificates is no authority.
     pub fn new(extra: &ExtraRoots, cap: Duration) -> Result<Self, String> {
-        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-        for certificate in extra.iter() {
-            roots.add(certificate.clone()).map_err(|e| format!("an extra certificate authority can't be used: {e}"))?;
-        }
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls_config(extra)?;
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_CAP));

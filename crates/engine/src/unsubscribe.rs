@@ -176,6 +176,7 @@ impl Engine {
                 reason: SuppressionReason::Unsubscribed,
                 only_after: None,
             }),
+            detours: Vec::new(),
         };
         let reading = Reading {
             callback: None,

@@ -23,8 +23,19 @@ pub struct Callbacks {
     /// Do its reports name a message by the provider's id alone? Then messages must be found by that id, which costs an index entry
     /// each. Others hand back our own id.
     pub by_id: bool,
+    /// How they come.
+    pub road: Road,
     /// The body of the answer that it waits for.
     pub answer: &'static str,
+}
+
+/// How what a provider tells of its own accord comes to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Road {
+    /// By HTTP requests to the config's URL.
+    Url,
+    /// Over a session that we keep.
+    Session,
 }
 
 /// A callback as it came in.

@@ -21,7 +21,7 @@ pub mod sms;
 pub mod whatsapp;
 mod wire;
 
-pub use callback::{Callback, Callbacks, Challenge, Told, Unreadable, Verdict};
+pub use callback::{Callback, Callbacks, Challenge, Road, Told, Unreadable, Verdict};
 pub use registry::{CATALOG, Find, Provider, find};
 pub use schema::{Field, Kind, Members, Rule, Spec};
 
@@ -198,6 +198,8 @@ pub enum Bound {
     Http(Box<dyn HttpCall>),
     /// By SMTP.
     Smtp(Box<email::smtp::Settings>),
+    /// By SMPP.
+    Smpp(Box<sms::smpp::Settings>),
 }
 
 impl fmt::Debug for Bound {
@@ -205,6 +207,7 @@ impl fmt::Debug for Bound {
         f.write_str(match self {
             Self::Http(_) => "Bound::Http",
             Self::Smtp(_) => "Bound::Smtp",
+            Self::Smpp(_) => "Bound::Smpp",
         })
     }
 }

@@ -20,6 +20,7 @@ pub const CATALOG: &[Provider] = &[
     Provider::over_http::<sms::messagebird::MessageBird>(),
     Provider::over_http::<sms::termii::Termii>(),
     Provider::over_http::<sms::plivo::Plivo>(),
+    Provider { spec: &sms::smpp::SPEC, bind: sms::smpp::bind },
     Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
     Provider::over_http::<email::postmark::Postmark>(),
     Provider::over_http::<email::resend::Resend>(),

@@ -101,6 +101,8 @@ pub enum Kind {
     Bool,
     /// 1 to 65535.
     Port,
+    /// A whole number from this one to that one.
+    Whole(u8, u8),
     /// An email address.
     Email,
     /// A host name or address, no scheme, no port.
@@ -144,7 +146,7 @@ impl Kind {
             Self::Document(_) => "text",
             Self::Digits(_) | Self::Alphanumeric(_) | Self::Phone | Self::Version | Self::Contact => "string",
             Self::Bool => "boolean",
-            Self::Port => "integer",
+            Self::Port | Self::Whole(..) => "integer",
             Self::Email => "email",
             Self::OneOf(_) => "enum",
         }
@@ -157,6 +159,8 @@ impl Kind {
             (Self::Bool, _) => Some("must be true or false".into()),
             (Self::Port, _) => (!value.as_u64().is_some_and(|n| (1..=65_535).contains(&n)))
                 .then(|| "must be a port: a whole number from 1 to 65535".into()),
+            (Self::Whole(least, most), _) => (!value.as_u64().is_some_and(|n| (u64::from(least)..=u64::from(most)).contains(&n)))
+                .then(|| format!("must be a whole number from {least} to {most}")),
             (kind, Value::String(text)) => kind.refuse_text(text),
             (_, _) => Some("must be a string".into()),
         }
@@ -210,7 +214,7 @@ impl Kind {
             Self::Version => (!is_version(text)).then(|| "must be a version such as v25.0".into()),
             Self::Contact => (!is_contact(text)).then(|| "must be a mailto: or an https: URL".into()),
             // Decided above.
-            Self::Bool | Self::Port | Self::Document(_) => None,
+            Self::Bool | Self::Port | Self::Whole(..) | Self::Document(_) => None,
         }
     }
 }

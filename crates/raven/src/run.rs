@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use raven_core::Clock;
 use raven_engine::{
     Engine, Options, OsEntropy, Surroundings, SystemClock, callbacks::CallbackOptions, dispatch::Limits, shared_clock::Reference,
+    smpp::Pace,
 };
 use raven_http::{App, Settings};
 use raven_store::Store;
@@ -125,6 +126,7 @@ pub(crate) async fn start(config: &Config, store: Arc<dyn Store>, listener: TcpL
             keywords: config.keywords.clone(),
             soft_bounces: config.soft_bounces,
         },
+        smpp_pace: Pace::default(),
         hello_name: config.hello_name.clone().unwrap_or_else(|| parse::host_of(&public_url).unwrap_or("localhost").to_owned()),
     };
     let surroundings = Surroundings { store, clock: Arc::new(SystemClock), reference: Reference::Database, entropy: Arc::new(OsEntropy) };

@@ -94,6 +94,9 @@ pub trait Configs: Send + Sync {
     /// Configs whose status is [`FAILED`], of all tenants that are active: from after one on.
     async fn list_failed_configs(&self, after: Option<ConfigId>, limit: usize) -> Result<Vec<(TenantId, ConfigId)>>;
 
+    /// Configs of a provider, of all tenants that are active: from after one on.
+    async fn list_configs_of(&self, provider: &str, after: Option<ConfigId>, limit: usize) -> Result<Vec<ConfigRecord>>;
+
     /// Deletes a config and its secrets; `false` when there is none.
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool>;
 }

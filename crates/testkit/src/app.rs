@@ -15,6 +15,7 @@ use raven_engine::{
     engine::Load,
     plans::{self, Plans},
     shared_clock::Reference,
+    smpp::Pace,
     token::Claims,
     transport::ExtraRoots,
     vault::SecretKey,
@@ -65,6 +66,8 @@ pub struct TestOptions {
     pub find_provider: Option<Find>,
     /// What is made of callbacks.
     pub callbacks: CallbackOptions,
+    /// How patient sessions with message centres are; as in production when absent.
+    pub smpp_pace: Option<Pace>,
 }
 
 /// A running Raven.
@@ -328,6 +331,7 @@ pub async fn engine(store: Arc<dyn Store>, clock: Arc<TestClock>, options: &Test
         base_urls: options.base_urls.clone(),
         extra_roots: options.extra_roots.clone(),
         callbacks: options.callbacks.clone(),
+        smpp_pace: options.smpp_pace.unwrap_or_default(),
         hello_name: "raven.test".to_owned(),
         plans: options.plans.clone().unwrap_or_else(|| Plans::new(Vec::new(), plans::UNLIMITED).expect("it is built in")),
     };

@@ -403,6 +403,10 @@ impl Configs for FaultyStore {
         self.inner.replace_config(old, new, audit).await
     }
 
+    async fn list_configs_of(&self, provider: &str, after: Option<ConfigId>, limit: usize) -> Result<Vec<ConfigRecord>> {
+        self.inner.list_configs_of(provider, after, limit).await
+    }
+
     async fn list_failed_configs(&self, after: Option<ConfigId>, limit: usize) -> Result<Vec<(TenantId, ConfigId)>> {
         self.inner.list_failed_configs(after, limit).await
     }

@@ -1,13 +1,15 @@
 //! Providers played on 127.0.0.1: they speak the documented wire format, keep what they received, and misbehave on request.
 //!
-//! What lives here: the HTTP providers ([`AfricasTalking`], [`Twilio`], and by their tables [`Listed`]) on a common server, and a
-//! real SMTP server ([`smtp::Smtp`]). What must not: anything that the product would run.
+//! What lives here: the HTTP providers ([`AfricasTalking`], [`Twilio`], and by their tables [`Listed`]) on a common server, a real
+//! SMTP server ([`smtp::Smtp`]) and a real SMPP message centre ([`smpp::MessageCentre`]). What must not: anything that the product
+//! would run.
 
 mod africas_talking;
 mod body;
 mod server;
 mod sheet;
 mod sheets;
+pub mod smpp;
 pub mod smtp;
 mod twilio;
 

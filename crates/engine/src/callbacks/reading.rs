@@ -12,7 +12,7 @@ use raven_core::{
     suppression::comparable,
 };
 use raven_providers::{
-    Bound, Callback, Told,
+    Bound, Callback, Told, Unreadable,
     callback::{Happened, Inbound, Report, Wish},
 };
 use raven_store::{CallbackRecord, Detour, InboundRecord, Patience, Preference, Reading, Reported, Store, Suppressing, Telling};
@@ -85,7 +85,6 @@ pub(crate) struct Read {
 
 /// What an adapter makes of a stored callback.
 pub(crate) fn tell(record: &CallbackRecord, connection: &Connection) -> Result<Vec<Told>, String> {
-    let Bound::Http(provider) = &connection.bound else { return Err("the provider makes no callbacks".to_owned()) };
     let kept: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&record.headers).unwrap_or_default();
     let headers: HeaderMap = kept
         .iter()
@@ -94,7 +93,12 @@ pub(crate) fn tell(record: &CallbackRecord, connection: &Connection) -> Result<V
     let method = Method::try_from(record.method.as_str()).unwrap_or(Method::POST);
     let callback = Callback { method: &method, query: &record.query, headers: &headers, body: &record.body };
     // A parser that panics is one callback's misfortune, which a later version mends.
-    match std::panic::catch_unwind(AssertUnwindSafe(|| provider.read(&callback))) {
+    let read = || match &connection.bound {
+        Bound::Http(provider) => provider.read(&callback),
+        Bound::Smpp(settings) => settings.read(&callback),
+        Bound::Smtp(_) => Err(Unreadable::new("the provider makes no callbacks")),
+    };
+    match std::panic::catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(told)) => Ok(told),
         Ok(Err(why)) => Err(why.to_string()),
         Err(_) => Err("the adapter failed".to_owned()),

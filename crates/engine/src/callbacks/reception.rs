@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use moka::future::Cache;
-use raven_core::{Channel, Clock, ConfigId, TenantId, Timestamp, problem::chain, tenant::TenantStatus};
+use raven_core::{Channel, Clock, ConfigId, Seq, TenantId, Timestamp, problem::chain, tenant::TenantStatus};
 use raven_providers::{
     Bound, Callback, Challenge, Verdict,
     callback::{KEPT_HEADERS, Proof},
+    sms::smpp,
 };
 use raven_store::{CallbackRecord, Store};
 use tokio::sync::{mpsc, oneshot};
@@ -90,15 +91,66 @@ pub(crate) struct Waiting {
     answer: oneshot::Sender<bool>,
 }
 
+/// Where callbacks become durable.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    clock: Arc<dyn Clock>,
+    membership: Arc<Membership>,
+    metrics: Arc<Metrics>,
+    waiting: mpsc::Sender<Waiting>,
+}
+
+impl Intake {
+    pub(crate) fn new(clock: Arc<dyn Clock>, membership: Arc<Membership>, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Waiting>) {
+        let (waiting, receiver) = mpsc::channel(WAITING);
+        (Self { clock, membership, metrics, waiting }, receiver)
+    }
+
+    /// A key for one that came now.
+    fn key(&self) -> Seq {
+        self.membership.ids.next(self.clock.now())
+    }
+
+    /// Keeps one: when this answers, it is durable, or was before.
+    async fn keep(&self, record: CallbackRecord) -> Result<(), Refusal> {
+        let (answer, kept) = oneshot::channel();
+        self.waiting.try_send(Waiting { record, answer }).map_err(|_| Refusal::Unavailable)?;
+        kept.await.map(|_| ()).map_err(|_| Refusal::Unavailable)
+    }
+
+    /// Keeps what came over a session that we opened with a config's credentials; `false` when that can't be done now.
+    pub(crate) async fn keep_delivery(&self, tenant: TenantId, config: ConfigId, pdu: &[u8]) -> bool {
+        let seq = self.key();
+        let record = CallbackRecord {
+            seq,
+            tenant,
+            config,
+            is_trusted: true,
+            once: None,
+            method: "DELIVER_SM".to_owned(),
+            // What tells it from another one that says the same.
+            query: format!("arrival={}", seq.0),
+            headers: "{}".to_owned(),
+            body: pdu.to_vec(),
+            tries: 0,
+        };
+        let kept = self.keep(record).await.is_ok();
+        self.tell(smpp::SPEC.id, if kept { "taken" } else { "unavailable" });
+        kept
+    }
+
+    fn tell(&self, provider: &'static str, result: &'static str) {
+        self.metrics.callbacks.get_or_create(&CallbackLabels { provider, result }).inc();
+    }
+}
+
 /// Takes callbacks.
 pub struct Reception {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) membership: Arc<Membership>,
     pub(crate) calls: Arc<Calls>,
     pub(crate) urls: Arc<CallbackUrls>,
-    pub(crate) metrics: Arc<Metrics>,
-    waiting: mpsc::Sender<Waiting>,
+    intake: Intake,
     certificates: Cache<String, (Timestamp, Option<Bytes>)>,
 }
 
@@ -106,13 +158,11 @@ impl Reception {
     pub(crate) fn new(
         clock: Arc<dyn Clock>,
         directory: Arc<Directory>,
-        membership: Arc<Membership>,
         calls: Arc<Calls>,
         urls: Arc<CallbackUrls>,
-        metrics: Arc<Metrics>,
-    ) -> (Self, mpsc::Receiver<Waiting>) {
-        let (waiting, receiver) = mpsc::channel(WAITING);
-        (Self { clock, directory, membership, calls, urls, metrics, waiting, certificates: Cache::new(CERTIFICATES) }, receiver)
+        intake: Intake,
+    ) -> Self {
+        Self { clock, directory, calls, urls, intake, certificates: Cache::new(CERTIFICATES) }
     }
 
     /// Takes a callback: when this answers, it is durable.
@@ -127,7 +177,7 @@ impl Reception {
             Err(Refusal::Unproven) => "unproven",
             Err(Refusal::Unavailable) => "unavailable",
         };
-        self.metrics.callbacks.get_or_create(&CallbackLabels { provider: arrival.provider, result }).inc();
+        self.intake.tell(arrival.provider, result);
         taken
     }
 
@@ -221,7 +271,7 @@ impl Reception {
         let kept: serde_json::Map<String, serde_json::Value> =
             KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), arrival.headers.get(*name)?.to_str().ok()?.into()))).collect();
         let record = CallbackRecord {
-            seq: self.membership.ids.next(self.clock.now()),
+            seq: self.intake.key(),
             tenant: arrival.tenant,
             config: connection.id,
             is_trusted,
@@ -232,10 +282,7 @@ impl Reception {
             body: arrival.body.to_vec(),
             tries: 0,
         };
-        let (answer, kept) = oneshot::channel();
-        self.waiting.try_send(Waiting { record, answer }).map_err(|_| Refusal::Unavailable)?;
-        // What was there before is as good as stored now.
-        kept.await.map_err(|_| Refusal::Unavailable)?;
+        self.intake.keep(record).await?;
         Ok(Answer::Taken(connection.provider.spec.callbacks.map_or("", |callbacks| callbacks.answer)))
     }
 }
@@ -251,7 +298,8 @@ fn candidates<'v>(
         .filter(move |c| c.provider.spec.id == provider && c.provider.spec.channel == channel && config.is_none_or(|id| id == c.id))
         .filter_map(|c| match &c.bound {
             Bound::Http(provider) => Some((c, &**provider)),
-            Bound::Smtp(_) => None,
+            // Nothing of theirs comes over HTTP.
+            Bound::Smtp(_) | Bound::Smpp(_) => None,
         })
 }
 

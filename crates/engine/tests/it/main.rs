@@ -13,6 +13,7 @@ mod poison;
 mod recovery;
 mod rerouting;
 mod routing;
+mod smpp;
 mod suppressions;
 mod tokens;
 mod wakes;

@@ -10,6 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, StatusCode, header};
 use raven_core::{Channel, ConfigId, TenantId};
 use raven_engine::callbacks::{Answer, Arrival, Refusal};
+use raven_providers::Road;
 
 use super::AppState;
 use crate::{
@@ -188,7 +189,8 @@ pub async fn ask_config_with_token(
 async fn take(app: &Arc<App>, target: Target, request: Request) -> Result<Response> {
     let not_found = || Problem::new(codes::NOT_FOUND, "No provider of the catalog calls back here.");
     let channel = Channel::parse(&target.channel).ok_or_else(not_found)?;
-    let provider = raven_providers::find(&target.provider).filter(|p| p.spec.channel == channel && p.spec.callbacks.is_some());
+    let provider = raven_providers::find(&target.provider).filter(|p| p.spec.channel == channel);
+    let provider = provider.filter(|p| p.spec.callbacks.is_some_and(|callbacks| callbacks.road == Road::Url));
     let provider = provider.ok_or_else(not_found)?.spec.id;
     // Whoever has no proof learns nothing of which tenants there are.
     let tenant = TenantId::parse(&target.tenant).unwrap_or(TenantId(uuid::Uuid::nil()));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use raven_core::{ConfigId, Environment, Timestamp, json::Json, permission::Role};
-use raven_providers::{CATALOG, Class, Field, Kind, Members, Provider, Spec};
+use raven_providers::{CATALOG, Class, Field, Kind, Members, Provider, Road, Spec};
 use raven_store::{
     ConfigRecord, NewConfig, Operation, Outcome, Routing, Scope, TenantRecord,
     providers::{FAILED, UNVERIFIED, VERIFIED},
@@ -143,7 +143,7 @@ pub struct ConfigView {
     #[schema(value_type = std::collections::BTreeMap<String, Setting>)]
     pub config_public: Value,
     /// Where the provider is to call: the whole URL, for its console or settings. Shown to admins only; `null` for others, and for
-    /// providers that make no callbacks.
+    /// providers that make no callbacks, or tell over a session that Raven keeps.
     #[schema(required, format = "uri", max_length = 2048)]
     pub callback_url: Option<String>,
     /// Whether callbacks are taken that nothing proves to be the provider's. A warning: anybody could make them.
@@ -225,7 +225,7 @@ pub struct ProviderView {
     pub features: Vec<&'static str>,
     /// Its settings.
     pub fields: Vec<FieldView>,
-    /// How it calls back. Absent for a provider that never does.
+    /// How it calls back, or tells in another way what becomes of messages. Absent for a provider that never does.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = CatalogCallbacksView)]
     pub callbacks: Option<CatalogCallbacksView>,
@@ -235,9 +235,11 @@ pub struct ProviderView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CatalogCallbacksView {
-    /// The pattern of the URL; `callbackUrl` of a provider config is the whole one.
-    #[schema(max_length = 256, example = "https://raven.example/v1/webhooks/sms/twilio/{tenantId}/{providerConfigId}")]
-    pub url_pattern: String,
+    /// The pattern of the URL; `callbackUrl` of a provider config is the whole one. Absent where all comes over a session that
+    /// Raven keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String, max_length = 256, example = "https://raven.example/v1/webhooks/sms/twilio/{tenantId}/{providerConfigId}")]
+    pub url_pattern: Option<String>,
     /// How a callback is known to be the provider's.
     pub authenticity: &'static str,
     /// What is to be done for callbacks to come.
@@ -271,7 +273,8 @@ pub struct FieldView {
 impl ProviderView {
     fn new(spec: &'static Spec, public_url: &str) -> Self {
         let callbacks = spec.callbacks.map(|callbacks| CatalogCallbacksView {
-            url_pattern: format!("{public_url}/v1/webhooks/{}/{}/{{tenantId}}/{{providerConfigId}}", spec.channel.name(), spec.id),
+            url_pattern: (callbacks.road == Road::Url)
+                .then(|| format!("{public_url}/v1/webhooks/{}/{}/{{tenantId}}/{{providerConfigId}}", spec.channel.name(), spec.id)),
             authenticity: callbacks.authenticity,
             setup: callbacks.setup,
         });
@@ -305,6 +308,7 @@ pub async fn catalog(session: Session<AsViewer>, State(app): AppState, query: Ra
 /// Create a provider config.
 #[utoipa::path(post, path = "/v1/admin/providers", tag = "providers", request_body(content = ConfigRequest, examples(
     ("africas_talking" = (summary = "SMS through Africa's Talking", value = json!({"provider": "africas_talking", "label": "Africa's Talking, production", "publicConfig": {"username": "acme", "sender_id": "ACME"}, "secretConfig": {"api_key": "atsk_example"}}))),
+    ("smpp" = (summary = "SMS through an operator's message centre", value = json!({"provider": "smpp", "label": "Our operator", "publicConfig": {"host": "smpp.example.com", "port": 2775, "system_id": "acme", "sender_id": "ACME"}, "secretConfig": {"password": "example"}}))),
     ("smtp" = (summary = "Email through a server of your own", value = json!({"provider": "smtp", "label": "Our mail server", "publicConfig": {"host": "smtp.example.com", "port": 587, "secure": true, "username": "acme", "from_email": "hello@example.com"}, "secretConfig": {"password": "an example"}}))),
 )), responses((status = 201, body = ConfigView)))]
 pub async fn create(session: Session<AsAdmin>, State(app): AppState, headers: HeaderMap, query: RawQuery, body: Body) -> Result<Response> {

@@ -95,9 +95,13 @@ async fn a_callback_without_a_proof_is_refused_and_not_kept() {
         ] {
             app.call_back(&refused, report.clone()).await.expect_error(401, "unproven_callback");
         }
-        for unknown in
-            ["/v1/webhooks/email/africas_talking/x", "/v1/webhooks/sms/nonsense/x", "/v1/webhooks/email/smtp/x", "/v1/webhooks/fax/x/y"]
-        {
+        for unknown in [
+            "/v1/webhooks/email/africas_talking/x",
+            "/v1/webhooks/sms/nonsense/x",
+            "/v1/webhooks/email/smtp/x",
+            "/v1/webhooks/sms/smpp/x",
+            "/v1/webhooks/fax/x/y",
+        ] {
             app.call_back(unknown, report.clone()).await.expect_error(404, "not_found");
         }
         assert_eq!(apply(&app).await, 0);
@@ -300,6 +304,8 @@ async fn the_url_is_shown_to_admins_and_its_token_is_kept_nowhere() {
             |id: &str| catalog["data"].as_array().expect("data").iter().find(|p| p["id"] == id).expect("it is there")["callbacks"].clone();
         assert_eq!(of("africas_talking")["urlPattern"], "http://raven.test/v1/webhooks/sms/africas_talking/{tenantId}/{providerConfigId}");
         assert_eq!(of("smtp"), Value::Null);
+        // What comes over a session needs no URL.
+        assert_eq!((&of("smpp")["urlPattern"], of("smpp")["setup"].is_string()), (&Value::Null, true));
     })
     .await;
 }

@@ -60,7 +60,7 @@ async fn the_catalog_names_every_setting() {
         let t = app.tenant("Acme").await;
         let catalog = app.as_human(&t.owner, &t.slug, Method::GET, "/v1/admin/providers/catalog", None).await.expect(200);
         let ids: Vec<&str> = catalog["data"].as_array().expect("data").iter().map(|p| p["id"].as_str().expect("an id")).collect();
-        let sms = ["africas_talking", "twilio", "vonage", "infobip", "messagebird", "termii", "plivo"];
+        let sms = ["africas_talking", "twilio", "vonage", "infobip", "messagebird", "termii", "plivo", "smpp"];
         let email = ["smtp", "postmark", "resend", "ses", "sendgrid", "mailgun", "brevo", "mailjet"];
         let others = ["fcm", "apns", "web_push", "whatsapp_cloud", "twilio_whatsapp"];
         assert_eq!(ids, [&sms[..], &email, &others].concat());

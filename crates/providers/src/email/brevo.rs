@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable,
     callback::{Happened, Report},
     email::{
         self, Mail, encoded_words,
@@ -59,6 +59,7 @@ impl HttpProvider for Brevo {
             setup: "Under Transactional, Settings, Webhook, Add a new webhook: put the URL there, and tick all events (of the openings, \
                 Opened and First opening are told once).",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

@@ -16,7 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::{Happened, Proof, Report},
     email::{
         self, Mail,
@@ -71,6 +71,7 @@ impl HttpProvider for Mailgun {
                 failure, unsubscribed and spam complaints, also opened and clicked if they are tracked, and give the HTTP webhook \
                 signing key as webhook_signing_key.",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

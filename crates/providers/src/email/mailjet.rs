@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable,
     callback::{Happened, Report},
     email::{
         self, Mail,
@@ -58,6 +58,7 @@ impl HttpProvider for Mailjet {
             setup: "In Account settings, Rest API, Event notifications (webhooks): put the URL beside each event, and tick Group events; \
                 open and click only if they are tracked.",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable,
     callback::{Happened, Report, Wish},
     email::{
         self, Mail,
@@ -56,6 +56,7 @@ impl HttpProvider for Postmark {
             setup: "In the server, under the message stream's Webhooks, Add webhook: put the URL there, and tick Delivery, Bounce, Spam \
                 complaint and Subscription change; Open and Link click too, if they are tracked. Leave the content of messages out.",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

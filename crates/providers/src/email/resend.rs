@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::{Happened, Proof, Report, Wish},
     email::{
         self, Mail, encoded_words,
@@ -66,6 +66,7 @@ impl HttpProvider for Resend {
             setup: "In the dashboard under Webhooks, Add Webhook: put the URL there, pick all email events, contact.updated, \
                 suppression.added and suppression.removed, and give the signing secret that is shown then as webhook_secret.",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::{Happened, Proof, Report, Wish},
     email::{
         self, Mail,
@@ -74,6 +74,7 @@ impl HttpProvider for SendGrid {
             setup: "In Settings, Mail Settings, Event Webhooks, Create new webhook: put the URL there, tick all deliverability and \
                 engagement events, switch on Signed Event Webhook, and give the verification key as webhook_public_key.",
             by_id: false,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

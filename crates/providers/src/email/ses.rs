@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::Proof,
     email::{self, Mail, encoded_words, written},
     wire::{self, BUSY, RETRY, Word},
@@ -69,6 +69,7 @@ impl HttpProvider for Ses {
                 for all event types. Feedback notifications of an identity are read as well.",
             // Notifications of an identity carry no tags.
             by_id: true,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

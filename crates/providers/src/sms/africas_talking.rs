@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable,
     callback::{Happened, Inbound, Report, Wish},
     wire::{self, RETRY, Row, row},
 };
@@ -56,6 +56,7 @@ impl HttpProvider for AfricasTalking {
             setup: "In the app's dashboard under SMS, SMS Callback URLs: put the URL under Delivery Reports, Incoming Messages and \
                 Bulk SMS Opt Out.",
             by_id: true,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::{Happened, Inbound, Proof, Report},
     wire::{self, RETRY, Word},
 };
@@ -61,6 +61,7 @@ impl HttpProvider for Termii {
             setup: "In the dashboard under Webhook (of the developer console or the API settings): put the URL there. Delivery reports and \
                 inbound messages come to the same one.",
             by_id: true,
+            road: Road::Url,
             answer: "",
         }),
         fields: &[

@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Rule, SendError, Sent, Spec, Told, Unreadable, Verdict,
+    Callback, Callbacks, Class, Cx, Field, HttpProvider, Kind, Outbound, Road, Rule, SendError, Sent, Spec, Told, Unreadable, Verdict,
     callback::{Happened, Inbound, Keyword, Proof, Report},
     wire::{self, BUSY, Row, row},
 };
@@ -261,6 +261,7 @@ pub(crate) const CALLBACKS: Callbacks = Callbacks {
     setup: "Nothing for reports: the URL travels with each message. For inbound messages, and for STOP, put it where the number or the \
         Messaging Service says what happens when a message comes in.",
     by_id: false,
+    road: Road::Url,
     answer: "",
 };
 

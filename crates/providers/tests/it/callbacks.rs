@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use raven_core::Timestamp;
 use raven_providers::{
-    Bound, CATALOG, Callback, HttpCall, Provider, Told, Verdict,
+    Bound, CATALOG, Callback, HttpCall, Provider, Road, Told, Verdict,
     callback::{Challenge, Proof},
 };
 
@@ -94,7 +94,7 @@ impl Fixture {
 
 /// Every provider that calls back, with its settings for it and its fixtures: once for each way in which its callbacks can be set up.
 fn all() -> impl Iterator<Item = (&'static Provider, Box<dyn HttpCall>, Vec<std::path::PathBuf>)> {
-    CATALOG.iter().filter(|p| p.spec.callbacks.is_some()).flat_map(|provider| {
+    CATALOG.iter().filter(|p| p.spec.callbacks.is_some_and(|callbacks| callbacks.road == Road::Url)).flat_map(|provider| {
         let usual = folder(provider).join("callbacks");
         let entries = fs::read_dir(&usual).unwrap_or_else(|e| panic!("{}: {e}", usual.display()));
         let mut others: Vec<_> = entries.map(|e| e.expect("a readable folder").path()).filter(|path| path.is_dir()).collect();

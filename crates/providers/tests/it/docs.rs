@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use raven_core::{Channel, message::Feature};
-use raven_providers::{CATALOG, Kind, Provider, sandbox::LIVES, schema::Rule};
+use raven_providers::{CATALOG, Callbacks, Kind, Provider, Road, sandbox::LIVES, schema::Rule};
 
 const HEAD: &str = "# Providers
 
@@ -24,8 +24,8 @@ An operator can point a provider at another base URL with `RAVEN_PROVIDER_<ID>_B
 
 ## What becomes of a message
 
-Most providers tell afterwards whether a message arrived, and what people answer, by calling the URL of the config. Below stands where
-each wants to have it, and how such a callback is known to be the provider's own. A secret that callbacks are signed with is a setting
+Most providers tell afterwards whether a message arrived, and what people answer, by calling the URL of the config (SMPP: over the session
+that sends). Below stands where each wants to have it, and how such a callback is known to be the provider's own. A secret that callbacks are signed with is a setting
 like others. While it is not given, only the token in the URL stands for them: give it wherever the provider has one.
 
 ## How far to trust an adapter
@@ -61,6 +61,7 @@ const PROVEN: &[(&str, &[&str])] = &[
             "callbacks are signed as a library of the community checks it",
         ],
     ),
+    ("smpp", &["a message centre made with node-smpp takes messages, and its receipts and inbound messages are understood"]),
     ("smtp", &["messages are sent to real mail servers"]),
     ("postmark", &[SDK]),
     ("resend", &[SDK, "callbacks are signed by Svix's own library, and the published example of Standard Webhooks is genuine"]),
@@ -141,8 +142,11 @@ fn written() -> Result<String, std::fmt::Error> {
             }
         }
         match spec.callbacks {
-            Some(callbacks) => {
-                writeln!(out, "\nCallbacks are {}.\n\nTo set them up: {}", callbacks.authenticity, callbacks.setup)?;
+            Some(Callbacks { road: Road::Url, authenticity, setup, .. }) => {
+                writeln!(out, "\nCallbacks are {authenticity}.\n\nTo set them up: {setup}")?;
+            }
+            Some(Callbacks { road: Road::Session, authenticity, setup, .. }) => {
+                writeln!(out, "\nReceipts and inbound messages {authenticity}.\n\nTo set them up: {setup}")?;
             }
             None => writeln!(out, "\nIt makes no callbacks.")?,
         }

@@ -22,7 +22,7 @@ fn with(id: &str, name: &str, value: &str) -> Result<Box<dyn HttpCall>, String> 
     provider.spec.validate(Some(&Value::Object(public.clone())), Some(&Value::Object(secret.clone()))).expect("valid settings");
     match provider.bind(&public, &secret)? {
         Bound::Http(call) => Ok(call),
-        Bound::Smtp(_) => Err("not over HTTP".to_owned()),
+        Bound::Smtp(_) | Bound::Smpp(_) => Err("not over HTTP".to_owned()),
     }
 }
 

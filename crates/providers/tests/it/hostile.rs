@@ -169,6 +169,9 @@ fn nothing_shows_a_secret_by_debug() {
         if let Bound::Smtp(settings) = &bound {
             shown += &format!("{settings:?}");
         }
+        if let Bound::Smpp(settings) = &bound {
+            shown += &format!("{settings:?}");
+        }
         for secret in secrets(provider) {
             assert!(!shown.contains(&secret), "{shown}");
         }

@@ -11,6 +11,7 @@ mod hostile;
 mod push;
 mod readers;
 mod requests;
+mod smpp;
 mod vectors;
 mod whatsapp;
 

@@ -5,7 +5,7 @@ use raven_core::{
     Channel, Timestamp,
     message::{Attachment, Content, Feature},
 };
-use raven_providers::{Bound, CATALOG, Cx, email::smtp};
+use raven_providers::{Bound, CATALOG, Cx, email::smtp, sms::smpp};
 use serde_json::Value;
 
 use crate::{files, folder, json, outbound, read, settings, usual};
@@ -32,6 +32,7 @@ fn every_request_is_as_documented() {
             let found = match provider.bind(&public, &secret).expect("valid settings fit") {
                 Bound::Http(call) => written(&call.request(&message, &cx).expect("a request")),
                 Bound::Smtp(settings) => mail(&settings, &message),
+                Bound::Smpp(settings) => submits(&settings, &message),
             };
             let expected = read(&file.with_extension("expected"));
             if found.trim_end() != expected.trim_end() {
@@ -61,6 +62,18 @@ fn mail(settings: &smtp::Settings, message: &raven_providers::Outbound<'_>) -> S
     assert!(text.lines().all(|l| l.len() <= 998) && !text.replace("\r\n", "").contains(['\r', '\n']), "{text}");
     let from = envelope.from().map(ToString::to_string).unwrap_or_default();
     format!("MAIL FROM:<{from}>\nRCPT TO:<{}>\n\n{}", to.join(">\nRCPT TO:<"), text.replace("\r\n", "\n"))
+}
+
+/// The bind, and each part: what can be read of it as it is, the rest in hexadecimal digits.
+fn submits(settings: &smpp::Settings, message: &raven_providers::Outbound<'_>) -> String {
+    let shown = |name: &str, body: &[u8]| {
+        let text =
+            body.iter().map(|b| if matches!(b, b' '..=b'~') && *b != b'\\' { char::from(*b).to_string() } else { format!("\\{b:02x}") });
+        format!("{name} {}", text.collect::<String>())
+    };
+    let parts = settings.submits(message).expect("a good message");
+    let lines = parts.iter().map(|part| shown("submit_sm", part));
+    std::iter::once(shown("bind_transceiver", &settings.bind())).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// The checks of credentials, where the folder has one to compare with.
@@ -131,6 +144,7 @@ fn every_feature_of_an_email_provider_is_in_its_request() {
             match crate::bound(provider) {
                 Bound::Http(call) => written(&call.request(&message, &Cx::default()).expect("a request")),
                 Bound::Smtp(settings) => mail(&settings, &message),
+                Bound::Smpp(_) => panic!("it sends no email"),
             }
         };
         assert!(!sent(&plain).contains("zoe@acme.example"));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use raven_core::Environment;
 
-use super::fixture::{at, audit, claim, config_record, create_config, new_config, tenant};
-use crate::{ConfigRecord, NewConfig, Operation, Outcome, Result, Scope, Store};
+use super::fixture::{at, audit, claim, config_record, create_config, new_config, step, tenant};
+use crate::{ConfigRecord, NewConfig, Operation, Outcome, Result, Scope, StateChange, Store};
 
 pub async fn a_config_is_created_found_and_deleted(store: Arc<dyn Store>) -> Result<()> {
     let one = tenant(&store, 1).await?;
@@ -71,5 +71,21 @@ pub async fn configs_of_another_tenant_are_out_of_reach(store: Arc<dyn Store>) -
     assert_eq!(store.list_configs(two, None, 10).await?, []);
     assert!(!store.delete_config(two, config, audit(two, 1)).await?);
     assert!(store.find_config(one, config).await?.is_some());
+    Ok(())
+}
+
+pub async fn configs_of_a_provider_are_listed_over_all_active_tenants(store: Arc<dyn Store>) -> Result<()> {
+    let (one, two, three) = (tenant(&store, 1).await?, tenant(&store, 2).await?, tenant(&store, 3).await?);
+    let of = |tenant, n| ConfigRecord { provider: "smpp".to_owned(), ..config_record(tenant, n) };
+    for record in [of(two, 3), of(one, 1), config_record(one, 2), of(three, 4), of(one, 5)] {
+        create_config(&store, record).await?;
+    }
+    let first = store.list_configs_of("smpp", None, 2).await?;
+    assert_eq!(first, [of(one, 1), of(two, 3)], "whole records, by their ids");
+    assert_eq!(store.list_configs_of("smpp", Some(first[1].id), 9).await?, [of(three, 4), of(one, 5)]);
+    step(&store, one, StateChange::Suspend(raven_core::tenant::SuspendedBy::Owner), 7).await?;
+    step(&store, two, StateChange::Archive(at(9)), 8).await?;
+    assert_eq!(store.list_configs_of("smpp", None, 9).await?, [of(three, 4)]);
+    assert_eq!(store.list_configs_of("nobody", None, 9).await?, []);
     Ok(())
 }

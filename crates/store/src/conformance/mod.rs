@@ -88,7 +88,7 @@ macro_rules! conformance_tests {
                 claimers_never_get_the_same_job, a_released_job_is_due_when_it_was, only_the_holder_releases, what_nobody_knows_of_is_given_back, depth_counts_by_channel, a_survey_by_stretches_adds_up,
                 the_jobs_of_a_suspended_tenant_are_held, what_must_have_expired_is_claimed_though_it_is_held;
             configs: a_config_is_created_found_and_deleted, a_config_is_replaced_only_as_long_as_it_is_what_was_read, configs_are_listed_newest_first, a_replayed_creation_answers_its_first_body,
-                configs_of_another_tenant_are_out_of_reach;
+                configs_of_another_tenant_are_out_of_reach, configs_of_a_provider_are_listed_over_all_active_tenants;
             health: a_fresh_store_is_current, migrating_again_changes_nothing, secrets_are_stored_once, a_closed_store_is_unavailable;
             housekeeping: expired_idempotency_records_are_forgotten, orphaned_content_is_swept, quotas_of_past_days_are_forgotten,
                 buckets_that_are_full_again_are_forgotten;

@@ -41,11 +41,16 @@ const REPLACE: &str = "WITH replaced AS ( \
      SELECT 1 FROM replaced";
 const FAILED_CONFIGS: &str = "SELECT c.tenant_id, c.id FROM provider_configs c JOIN tenants t ON t.id = c.tenant_id AND t.status = 1 \
      WHERE c.status = $1 AND c.id > $2 ORDER BY c.id LIMIT $3";
+const OF_PROVIDER: &str = concat!(
+    "SELECT ",
+    config_columns!(),
+    " FROM provider_configs WHERE provider = $1 AND id > $2 AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = provider_configs.tenant_id AND t.status = 1) ORDER BY id LIMIT $3"
+);
 const DELETE: &str = "WITH gone AS (DELETE FROM provider_configs WHERE id = $1 AND tenant_id = $2 RETURNING tenant_id) \
      INSERT INTO audit_log (tenant_id, seq, entry) SELECT tenant_id, $3, $4 FROM gone";
 
 #[cfg(any(test, feature = "conformance"))]
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, FAILED_CONFIGS, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, FAILED_CONFIGS, OF_PROVIDER, DELETE];
 
 #[async_trait]
 impl Configs for PostgresStore {
@@ -131,6 +136,12 @@ impl Configs for PostgresStore {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let rows = self.connection().await?.query(FAILED_CONFIGS, &[&FAILED, &after, &limit_of(limit)]).await?;
         rows.iter().map(|row| Ok((TenantId(rows::get(row, "tenant_id")?), ConfigId(rows::get(row, "id")?)))).collect()
+    }
+
+    async fn list_configs_of(&self, provider: &str, after: Option<ConfigId>, limit: usize) -> Result<Vec<ConfigRecord>> {
+        let after = after.map_or(Uuid::nil(), |id| id.0);
+        let rows = self.connection().await?.query(OF_PROVIDER, &[&provider, &after, &limit_of(limit)]).await?;
+        rows.iter().map(rows::config).collect()
     }
 
     async fn delete_config(&self, tenant: TenantId, id: ConfigId, audit: AuditRecord) -> Result<bool> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{AuditRecord, ConfigRecord, Configs, NewConfig, Outcome, Result, Routing, providers::FAILED};
 
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, FAILED_CONFIGS, DELETE];
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, LIST, REPLACE, FAILED_CONFIGS, OF_PROVIDER, DELETE];
 
 const INSERT: &str =
     "INSERT INTO provider_configs (id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason,
@@ -28,6 +28,9 @@ const REPLACE: &str = "UPDATE provider_configs SET label = ?3, status = ?4, stat
     AND priority = ?19 AND weight = ?20 AND rules IS ?21 AND rate_per_second IS ?22 AND burst IS ?23 AND concurrency IS ?24 AND allow_unsigned = ?26";
 const FAILED_CONFIGS: &str = "SELECT c.tenant_id, c.id FROM provider_configs c JOIN tenants t ON t.id = c.tenant_id AND t.status = 1
   WHERE c.status = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3";
+const OF_PROVIDER: &str = "SELECT id, tenant_id, provider, channel, label, status, public, secret, created_at, status_reason,
+    priority, weight, rules, rate_per_second, burst, concurrency, allow_unsigned FROM provider_configs
+  WHERE provider = ?1 AND id > ?2 AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = provider_configs.tenant_id AND t.status = 1) ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM provider_configs WHERE id = ?1 AND tenant_id = ?2";
 
 fn config(row: &Row<'_>) -> rusqlite::Result<ConfigRecord> {
@@ -144,6 +147,17 @@ impl Configs for SqliteStore {
             let found = |r: &Row<'_>| Ok((TenantId(id(r, 0)?), ConfigId(id(r, 1)?)));
             let mut select = c.prepare_cached(FAILED_CONFIGS)?;
             Ok(select.query_map(params![FAILED, after, limit(rows)], found)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    async fn list_configs_of(&self, provider: &str, after: Option<ConfigId>, rows: usize) -> Result<Vec<ConfigRecord>> {
+        let provider = provider.to_owned();
+        self.read(move |c| {
+            // No id is empty, so every one comes after this.
+            let after = after.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
+            let mut select = c.prepare_cached(OF_PROVIDER)?;
+            Ok(select.query_map(params![provider, after, limit(rows)], config)?.collect::<rusqlite::Result<_>>()?)
         })
         .await
     }

@@ -165,7 +165,7 @@ impl Drop for Smtp {
 }
 
 /// Makes a self-signed certificate for 127.0.0.1 and its key.
-fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
+pub(super) fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     // Not an authority: TLS clients refuse one as the server's own certificate.
     const CONFIG: &str = "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN=localhost\n[extensions]\n\
         basicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n";

@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::CODES;
 use crate::{
-    Callback, Callbacks, Class, Told, Unreadable,
+    Callback, Callbacks, Class, Road, Told, Unreadable,
     callback::{Batch, Happened, Inbound, Report},
     wire,
 };
@@ -18,6 +18,7 @@ pub(super) const CALLBACKS: Callbacks = Callbacks {
         Numbers: open the number, and put the URL where its keyword forwards messages (Forward to HTTP, as JSON, by POST).",
     // The messages' ids are ours.
     by_id: false,
+    road: Road::Url,
     answer: "",
 };
 

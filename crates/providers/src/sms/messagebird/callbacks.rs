@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Settings;
 use crate::{
-    Callback, Callbacks, Told, Unreadable, Verdict,
+    Callback, Callbacks, Road, Told, Unreadable, Verdict,
     callback::{Happened, Inbound, Parameters, Proof, Report, SKEW},
     wire,
 };
@@ -20,6 +20,7 @@ pub(super) const CALLBACKS: Callbacks = Callbacks {
     setup: "Nothing for reports: the URL travels with each message. For inbound messages, in the dashboard under Numbers: open the number, \
         and let its flow forward SMS to the URL (Forward to URL, by POST).",
     by_id: false,
+    road: Road::Url,
     answer: "OK",
 };
 

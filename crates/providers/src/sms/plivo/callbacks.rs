@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::Settings;
 use crate::{
-    Callback, Callbacks, Told, Unreadable, Verdict,
+    Callback, Callbacks, Road, Told, Unreadable, Verdict,
     callback::{Happened, Inbound, Proof, Report},
     wire,
 };
@@ -18,6 +18,7 @@ pub(super) const CALLBACKS: Callbacks = Callbacks {
     setup: "Nothing for reports: the URL travels with each message. For inbound messages, in the console under Messaging, Applications: \
         make an XML application with the URL as its Message URL (POST), and give it to the number.",
     by_id: false,
+    road: Road::Url,
     answer: "",
 };
 

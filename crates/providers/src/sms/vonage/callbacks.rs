@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::Settings;
 use crate::{
-    Callback, Callbacks, Told, Unreadable, Verdict,
+    Callback, Callbacks, Road, Told, Unreadable, Verdict,
     callback::{Happened, Inbound, Parameters, Proof, Report, SKEW},
     wire,
 };
@@ -23,6 +23,7 @@ pub(super) const CALLBACKS: Callbacks = Callbacks {
         webhooks; any HTTP method will do. A number with a webhook of its own needs the URL there. Signing is switched on in the same \
         place.",
     by_id: false,
+    road: Road::Url,
     answer: "",
 };
 

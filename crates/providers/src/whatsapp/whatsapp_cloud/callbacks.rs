@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{HOST, Settings, known};
 use crate::{
-    Callback, Callbacks, Challenge, Told, Unreadable, Verdict,
+    Callback, Callbacks, Challenge, Road, Told, Unreadable, Verdict,
     callback::{Batch, Happened, Inbound, Report, Wish},
     wire,
 };
@@ -20,6 +20,7 @@ pub(super) const CALLBACKS: Callbacks = Callbacks {
     setup: "In the app's dashboard under WhatsApp, Configuration: put the URL as the callback URL and the verify token of these settings \
         beside it, then subscribe to the field messages, and to user_preferences for those who stop marketing messages.",
     by_id: false,
+    road: Road::Url,
     answer: "",
 };
 
