@@ -2,7 +2,7 @@
 //! receipt and no inbound message would come.
 //!
 //! What lives here: whose session a message goes over, how it is opened and when again, and what follows for a message of several
-//! parts. One session is [`link`]. What PDUs mean is the adapter's ([`raven_providers::sms::smpp`]).
+//! parts. One session is `link`. What PDUs mean is the adapter's ([`raven_providers::sms::smpp`]).
 
 mod keeper;
 mod link;
