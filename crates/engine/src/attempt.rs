@@ -9,14 +9,14 @@ use raven_core::{
     message::Content, problem::chain, retry::RetryPolicy, suppression::comparable,
 };
 use raven_providers::{Class, Outbound, SendError, Sent, sandbox::Life};
-use raven_store::{Action, ConfigRecord, Job, Lane, Lease, Next, Outlet, Settlement, Store, Suppresses, providers::FAILED};
+use raven_store::{Action, Job, Lane, Lease, Next, Outlet, Settlement, Store, Suppresses, providers::FAILED};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     calls::Calls,
     clock::Entropy,
-    directory::{Connection, Directory, Route},
+    directory::{Connection, Directory, Route, Verdict},
     dispatch::Permit,
     gate::{OURS, Turn},
     metrics::{AttemptLabels, Metrics, ProviderLabels},
@@ -84,8 +84,8 @@ impl Attempts {
             this.tell(&job, &settlement, took);
             this.settle(lease, settlement, Held::Call(permit));
             // After the outcome, which must not wait for it.
-            if let Some((connection, record)) = verdict {
-                this.tell_config(&connection, &record).await;
+            if let Some((connection, verdict)) = verdict {
+                this.tell_config(&connection, verdict).await;
             }
         });
     }
@@ -217,21 +217,24 @@ impl Attempts {
             Err(e) => return tracing::error!(error = chain(&*e), "a tenant can't be read; its config's status stays"),
         };
         let Some(connection) = view.as_ref().and_then(|view| view.connection(config)) else { return };
-        if let Some((connection, record)) = Route::Provider(connection.clone()).judge(&Err(error)) {
-            self.tell_config(&connection, &record).await;
+        if let Some((connection, verdict)) = Route::Provider(connection.clone()).judge(&Err(error)) {
+            self.tell_config(&connection, verdict).await;
         }
     }
 
     /// Writes down on a config that its credentials don't work, or work again.
-    async fn tell_config(&self, connection: &Connection, new: &ConfigRecord) {
+    async fn tell_config(&self, connection: &Connection, verdict: Verdict) {
+        let Verdict { record: new, telling } = verdict;
         tracing::warn!(tenant = %new.tenant, config = %new.id, provider = new.provider, status = new.status, "a provider config's credentials");
         let labels = ProviderLabels { provider: connection.provider.spec.id };
         let changes = if new.status == FAILED { &self.metrics.paused } else { &self.metrics.resumed };
         changes.get_or_create(&labels).inc();
-        if let Err(e) = self.store.replace_config(connection.record(), new, None).await {
+        if let Err(e) = self.store.replace_config(connection.record(), &new, None).await {
             tracing::error!(error = chain(&e), "a provider config's status can't be written down");
             connection.unjudge();
         }
+        // What is read from here on is as new as the verdict.
+        drop(telling);
         self.directory.forget(new.tenant).await;
         if !connection.gate.is_paused() {
             parking::unpark(&*self.store, new.tenant, new.channel).await;

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::{
-    gate::Gate,
+    gate::{Gate, Telling},
     mailer::Mailbag,
     routing::{self, Contender, Objection, Query},
     vault::Vault,
@@ -79,20 +79,22 @@ impl Connection {
 
     /// The record that an outcome calls for, if it is another one than the present: credentials that don't work are told on the
     /// config, and that they work again, too. Asked once, it says no until the config was read again.
-    fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<ConfigRecord> {
-        match outcome {
-            // At once, for this node: what is written down is read a moment later.
-            Err(e) if e.class == Class::Credentials => self.gate.pause(true),
-            Ok(_) if self.gate.is_paused() => self.gate.pause(false),
-            _ => {}
-        }
+    fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<Verdict> {
         let failed = self.record.status == FAILED;
-        let new = match outcome {
-            Err(e) if e.class == Class::Credentials && !failed => self.with_status(FAILED, Some(format!("{}: {}", e.code, e.message))),
-            Ok(_) if failed => self.with_status(VERIFIED, None),
+        let refused = match outcome {
+            Err(e) if e.class == Class::Credentials => Some(format!("{}: {}", e.code, e.message)),
+            Ok(_) if failed || self.gate.is_paused() => None,
             _ => return None,
         };
-        (!self.judged.swap(true, Ordering::AcqRel)).then_some(new)
+        // At once, for this node: what is written down is read a moment later.
+        let telling = self.gate.tell();
+        self.gate.pause(refused.is_some());
+        if refused.is_some() == failed || self.judged.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let status = if refused.is_some() { FAILED } else { VERIFIED };
+        let record = ConfigRecord { status: status.to_owned(), status_reason: refused, ..self.record.clone() };
+        Some(Verdict { record, telling })
     }
 
     /// What was said last could not be written down.
@@ -116,10 +118,14 @@ impl Connection {
             open: self.gate.is_open(now),
         }
     }
+}
 
-    fn with_status(&self, status: &str, reason: Option<String>) -> ConfigRecord {
-        ConfigRecord { status: status.to_owned(), status_reason: reason, ..self.record.clone() }
-    }
+/// What an outcome says of a config's credentials, to be written down.
+pub struct Verdict {
+    /// The record to put in the place of the connection's.
+    pub record: ConfigRecord,
+    /// Until it is written down, and its gate does as the config says again.
+    pub telling: Telling,
 }
 
 /// Where a message goes.
@@ -141,12 +147,12 @@ impl Route {
         }
     }
 
-    /// What an outcome says of the config's credentials, if that is news: the record to put in the place of the connection's.
+    /// What an outcome says of the config's credentials, if that is news.
     #[must_use]
-    pub fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<(Arc<Connection>, ConfigRecord)> {
+    pub fn judge(&self, outcome: &Result<Sent, SendError>) -> Option<(Arc<Connection>, Verdict)> {
         match self {
             Self::Sandbox => None,
-            Self::Provider(connection) => connection.judge(outcome).map(|record| (connection.clone(), record)),
+            Self::Provider(connection) => connection.judge(outcome).map(|verdict| (connection.clone(), verdict)),
         }
     }
 
@@ -288,7 +294,13 @@ impl Directory {
             configs.reverse();
             let known: HashMap<ConfigId, Arc<Connection>> =
                 previous.iter().flat_map(|v| &v.connections).map(|c| (c.id, c.clone())).collect();
-            let connections = configs.into_iter().filter_map(|config| self.connect(&record, config, &known)).collect();
+            let connect = |config: ConfigRecord| {
+                let failed = config.status == FAILED;
+                let connection = self.connect(&record, config, &known)?;
+                connection.gate.follow(failed, began);
+                Some(connection)
+            };
+            let connections = configs.into_iter().filter_map(connect).collect();
             Ok(Arc::new(TenantView { record, connections, read_at: now, began }))
         };
         match self.views.try_get_with(id, read).await {
@@ -352,7 +364,6 @@ impl Directory {
                     serde_json::from_str::<Map<String, Value>>(&record.public).is_ok_and(|public| public.contains_key("from_email"));
                 let gate = self.gate(record.id);
                 gate.set(&record.routing, self.nodes.load(Ordering::Relaxed));
-                gate.pause(record.status == FAILED);
                 Some(Arc::new(Connection {
                     id: record.id,
                     gate,

@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,6 +16,7 @@ use parking_lot::Mutex;
 use raven_core::Timestamp;
 use raven_providers::{Class, SendError, Sent};
 use raven_store::Routing;
+use tokio::time::Instant;
 
 use crate::breaker::Breaker;
 
@@ -101,6 +105,9 @@ struct State {
     recovery: Option<Recovery>,
     routing: Routing,
     nodes: usize,
+    /// Verdicts on its credentials that are being written down, and when the last one was.
+    telling: usize,
+    told: Option<Instant>,
 }
 
 /// What an outcome says of a provider.
@@ -158,10 +165,29 @@ impl fmt::Debug for Gate {
     }
 }
 
+/// A verdict on a config's credentials, until it is written down.
+pub struct Telling(Arc<Gate>);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.telling -= 1;
+        state.told = Some(Instant::now());
+    }
+}
+
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State { breaker: Breaker::default(), pace: None, recovery: None, routing: Routing::default(), nodes: 1 }),
+            state: Mutex::new(State {
+                breaker: Breaker::default(),
+                pace: None,
+                recovery: None,
+                routing: Routing::default(),
+                nodes: 1,
+                telling: 0,
+                told: None,
+            }),
             guarded: AtomicBool::new(false),
             calm: AtomicBool::new(true),
             open: AtomicBool::new(false),
@@ -213,6 +239,21 @@ impl Gate {
     /// Pauses it, or lets it go on.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Does as the config says that was read from this moment on. A verdict that was not written down by then knows better.
+    pub fn follow(&self, paused: bool, began: Instant) {
+        let state = self.state.lock();
+        if state.telling == 0 && state.told.is_none_or(|told| told <= began) {
+            self.pause(paused);
+        }
+    }
+
+    /// A verdict on its credentials is going to be written down; it is when the telling is dropped.
+    #[must_use]
+    pub fn tell(self: &Arc<Self>) -> Telling {
+        self.state.lock().telling += 1;
+        Telling(self.clone())
     }
 
     /// Is its breaker open, and no probe due? Or is it only just closed, and takes no more at this moment: what finds another config

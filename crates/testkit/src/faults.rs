@@ -42,6 +42,8 @@ pub enum Verb {
     FindKey,
     /// `find_tenant`
     FindTenant,
+    /// `replace_config`
+    ReplaceConfig,
     /// `record_callbacks`
     RecordCallbacks,
     /// `apply_callbacks`
@@ -400,7 +402,7 @@ impl Configs for FaultyStore {
     }
 
     async fn replace_config(&self, old: &ConfigRecord, new: &ConfigRecord, audit: Option<AuditRecord>) -> Result<bool> {
-        self.inner.replace_config(old, new, audit).await
+        self.faults.around(Verb::ReplaceConfig, self.inner.replace_config(old, new, audit)).await
     }
 
     async fn list_configs_of(&self, provider: &str, after: Option<ConfigId>, limit: usize) -> Result<Vec<ConfigRecord>> {

@@ -1,13 +1,18 @@
 //! The database goes away at the worst moments: nothing that was answered 202 is lost, and nothing goes out twice.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use raven_engine::engine::Load;
 use raven_testkit::{
     app::{TestApp, TestOptions, TestTenant},
     clock::TestClock,
     database::{MIGRATED_AT, databases},
     faults::{Fault, FaultyStore, Verb},
-    simulators::AfricasTalking,
+    simulators::{AfricasTalking, Behaviour},
 };
 use serde_json::{Value, json};
 
@@ -205,5 +210,38 @@ async fn in_a_storm_of_faults_nothing_is_lost_doubled_or_stuck() {
             assert!(store.faults.calls(Verb::Accept) > MESSAGES + 5, "the storm was felt");
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_config_is_paused_from_the_refusal_on_though_it_is_not_written_down_yet() {
+    with_faults(async |app, store, t, sim| {
+        let before = sim.count();
+        store.faults.inject(Verb::ReplaceConfig, Fault::Silence, 1);
+        sim.script(Behaviour::WrongCredentials);
+        let accepted = app.post_message(&t.live, body("refused")).await.expect(202);
+        let id = accepted["id"].as_str().expect("an id").to_owned();
+        settle_but(&app, 1).await;
+        // The config's record, which says nothing of it yet, was read again to see whether the message finds a way.
+        assert_eq!((sim.count() - before, store.faults.calls(Verb::ReplaceConfig)), (1, 1), "{}", app.message(&t.live, &id).await);
+        app.clock.advance(Duration::from_secs(2));
+        app.engine.housekeeping.beat().await.expect("the store works");
+        settle_but(&app, 1).await;
+        assert_eq!(sim.count() - before, 1, "nor does it go when it is looked at again");
+    })
+    .await;
+}
+
+/// Steps until nothing moves but so many tasks that never end.
+async fn settle_but(app: &TestApp, tasks: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let moved = app.engine.step().await.expect("the store works");
+        let load = app.engine.load();
+        if moved == 0 && load == (Load { tasks, ..Load::default() }) && app.engine.step().await.expect("the store works") == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "still {load:?}");
+        tokio::task::yield_now().await;
     }
 }
