@@ -59,7 +59,7 @@ type Ended = Result<Sent, SendError>;
 
 impl Attempts {
     /// Begins the call of a started attempt (`job.attempt` is its number) in a task of its own.
-    pub fn begin(self: &Arc<Self>, job: Job, route: Route, permit: Permit, lease: Lease, started_at: Timestamp) {
+    pub fn begin(self: &Arc<Self>, job: Job, route: Route, mut permit: Permit, lease: Lease, started_at: Timestamp) {
         let this = self.clone();
         self.tasks.spawn(async move {
             // A panic in an adapter is its message's misfortune only; whether the request went out can't be told.
@@ -80,6 +80,7 @@ impl Attempts {
             } else if verdict.is_some() {
                 permit.dispatcher().turned();
             }
+            permit.called();
             let settlement = this.conclude(&job, &route, started_at, ended).await;
             this.tell(&job, &settlement, took);
             this.settle(lease, settlement, Held::Call(permit));

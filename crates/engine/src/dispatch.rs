@@ -3,7 +3,8 @@
 //! config only, and a campaign delays nobody's one-time code.
 //!
 //! A job comes here leased: straight from acceptance, or from a claim. It is marked as started, durably, before its call,
-//! and the permit is held until its outcome is settled. So started jobs without an outcome never exceed the permits.
+//! and the permit is held until its outcome is settled. So started jobs without an outcome never exceed the permits. Only the
+//! config's part of it is free again when the call has ended: how many a provider is asked at a time says nothing of our database.
 
 mod lanes;
 
@@ -22,9 +23,9 @@ use lanes::{Lanes, Room};
 pub struct Limits {
     /// Calls through one provider config at a time, unless it says fewer itself.
     pub config_calls: usize,
-    /// Calls of one tenant at a time.
+    /// Calls of one tenant at a time, with those whose outcome is not stored yet.
     pub tenant_calls: usize,
-    /// Calls at a time.
+    /// Calls at a time, with those whose outcome is not stored yet.
     pub calls: usize,
     /// Jobs of one lane held in memory, waiting for a permit, for each config.
     pub lane_held: usize,
@@ -111,9 +112,24 @@ pub struct Permit {
     lane: Lane,
     config: Option<ConfigId>,
     probe: bool,
+    called: bool,
 }
 
 impl Permit {
+    /// The call has ended; its outcome is still to be settled.
+    pub fn called(&mut self) {
+        if std::mem::replace(&mut self.called, true) {
+            return;
+        }
+        let mut state = self.dispatcher.state.lock();
+        state.lanes.called(self.lane, self.config);
+        let waits = state.lanes.any_waits();
+        drop(state);
+        if waits {
+            self.dispatcher.bell.notify_one();
+        }
+    }
+
     /// Is the call to tell whether the config works again?
     #[must_use]
     pub const fn is_probe(&self) -> bool {
@@ -130,7 +146,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.dispatcher.state.lock();
-        state.lanes.end(self.lane, self.config);
+        if !self.called {
+            state.lanes.called(self.lane, self.config);
+        }
+        state.lanes.end(self.lane);
         state.ended += 1;
         let waits = state.lanes.any_waits();
         let room = state.more_waits && state.lanes.held() < self.dispatcher.limits.held / 2;
@@ -185,7 +204,7 @@ impl Dispatcher {
             Room::Call { probe } => {
                 drop(state);
                 self.metrics.in_flight.inc();
-                Place::Call(Permit { dispatcher: self.clone(), lane, config, probe })
+                Place::Call(Permit { dispatcher: self.clone(), lane, config, probe, called: false })
             }
             Room::Held => Place::Held(Promise { dispatcher: self.clone(), lane, config }),
             Room::None => {
@@ -221,7 +240,7 @@ impl Dispatcher {
         while taken.ready.len() < most
             && let Some((held, probe)) = state.lanes.pop(&self.limits, now, &mut taken.opens_at)
         {
-            let permit = Permit { dispatcher: self.clone(), lane: held.job.lane, config: held.route.config(), probe };
+            let permit = Permit { dispatcher: self.clone(), lane: held.job.lane, config: held.route.config(), probe, called: false };
             self.metrics.in_flight.inc();
             taken.ready.push((held, permit));
         }
@@ -453,10 +472,42 @@ mod tests {
     #[test]
     fn a_message_does_not_overtake_those_held_before_it() {
         let d = dispatcher();
+        let Place::Call(first) = reserve(&d, lane(1)) else { panic!("a permit") };
         hold(&d, job(lane(1), 10));
         assert!(matches!(reserve(&d, lane(1)), Place::Held(_)));
-        let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
+        let bulk = Lane { urgency: Urgency::Bulk, ..lane(2) };
+        hold(&d, job(Lane { urgency: Urgency::Transactional, ..bulk }, 20));
         assert!(matches!(reserve(&d, bulk), Place::Call(_)), "but those of its own priority");
+        drop(first);
+        let Place::Call(_second) = reserve(&d, lane(1)) else { panic!("there is room for both") };
+    }
+
+    #[test]
+    fn nothing_overtakes_where_what_waits_elsewhere_needs_the_room() {
+        let d = Dispatcher::new(Limits { calls: 3, ..limits() }, Arc::default());
+        hold(&d, job(lane(1), 10));
+        hold(&d, job(lane(2), 20));
+        hold(&d, job(lane(3), 30));
+        assert!(matches!(reserve(&d, lane(1)), Place::Held(_)));
+        assert_eq!(take(&d, 9).len(), 3);
+    }
+
+    #[test]
+    fn a_call_that_ended_leaves_its_config_at_once_and_the_rest_when_it_is_settled() {
+        let d = dispatcher();
+        let mut permits = Vec::new();
+        for _ in 0..3 {
+            let Place::Call(mut permit) = reserve(&d, lane(1)) else { panic!("a permit") };
+            permit.called();
+            permit.called();
+            permits.push(permit);
+        }
+        assert_eq!(d.calls(), 3);
+        assert!(matches!(reserve(&d, lane(1)), Place::Held(_)), "three are the tenant's share");
+        permits.pop();
+        let Place::Call(under_way) = reserve(&d, lane(1)) else { panic!("a permit") };
+        drop((permits, under_way));
+        assert_eq!((d.calls(), d.state.lock().lanes.tenants()), (0, 0));
     }
 
     #[test]

@@ -267,6 +267,12 @@ impl Gate {
         state.breaker.opens_at(now).is_some() || state.recovery.is_some_and(|recovery| recovery.opens_at(now).is_some())
     }
 
+    /// Is there a pace, or was there trouble lately?
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.guarded.load(Ordering::Relaxed)
+    }
+
     /// Should what waits here look for another config?
     #[must_use]
     pub fn turns_away(&self) -> bool {

@@ -57,7 +57,12 @@ struct Calls {
 
 impl Calls {
     const fn have_room(self, urgency: Urgency, cap: usize) -> bool {
-        self.all < cap && (matches!(urgency, Urgency::Transactional) || self.others < for_others(cap))
+        self.have_room_beside(0, urgency, cap)
+    }
+
+    /// Is there room for one when so many others begin as well?
+    const fn have_room_beside(self, others: usize, urgency: Urgency, cap: usize) -> bool {
+        self.all + others < cap && (matches!(urgency, Urgency::Transactional) || self.others + others < for_others(cap))
     }
 
     const fn begin(&mut self, urgency: Urgency) {
@@ -234,11 +239,16 @@ impl Lanes {
         let (all, mine) = (tenant.calls, tenant.held);
         let outlet = tenant.outlet_of(lane, route);
         let waiting = outlet.waiting[index(lane.urgency)].len();
-        let may_call = calls.have_room(lane.urgency, limits.calls)
-            && all.have_room(lane.urgency, limits.tenant_calls)
-            && outlet.calls.have_room(lane.urgency, outlet.cap(limits))
+        // What waits is called before it, unless there is room for all of that too: then it only waits to be marked as started,
+        // and nobody's turn is taken.
+        let (waits, mine_waits, held_waits) =
+            if waiting == 0 { (0, 0, 0) } else { (outlet.waiting.iter().map(Waiting::len).sum(), mine, held) };
+        let may_call = calls.have_room_beside(held_waits, lane.urgency, limits.calls)
+            && all.have_room_beside(mine_waits, lane.urgency, limits.tenant_calls)
+            && outlet.calls.have_room_beside(waits, lane.urgency, outlet.cap(limits))
+            && (waiting == 0 || outlet.gate.as_ref().is_none_or(|gate| !gate.is_guarded()))
             && outlet.opens_at(now).is_none();
-        if waiting == 0 && may_call {
+        if may_call {
             let probe = outlet.gate.as_ref().is_some_and(|gate| gate.begin(now));
             outlet.calls.begin(lane.urgency);
             tenant.calls.begin(lane.urgency);
@@ -266,11 +276,17 @@ impl Lanes {
         }
     }
 
-    /// Ends a call.
-    pub(super) fn end(&mut self, lane: Lane, config: Option<ConfigId>) {
+    /// A call is over for its config; its outcome is still to be stored.
+    pub(super) fn called(&mut self, lane: Lane, config: Option<ConfigId>) {
+        if let Some(tenant) = self.tenants.get_mut(&lane.tenant) {
+            tenant.outlet(lane, config).calls.end(lane.urgency);
+        }
+    }
+
+    /// Ends a call that is over for its config.
+    pub(super) fn end(&mut self, lane: Lane) {
         if let Some(tenant) = self.tenants.get_mut(&lane.tenant) {
             tenant.calls.end(lane.urgency);
-            tenant.outlet(lane, config).calls.end(lane.urgency);
             self.calls.end(lane.urgency);
             self.tidy(lane.tenant);
         }
