@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     App, layers,
     resources::{
-        audit_log, callbacks, explain, health, inbound_messages, invitations, keys, me, members, messages, provider_test, providers,
-        sandbox, suppression_files, suppressions, tenant, tenants, unsubscribe, usage,
+        audit_log, callbacks, catalog, explain, health, inbound_messages, invitations, keys, me, members, messages, provider_test,
+        providers, sandbox, suppression_files, suppressions, tenant, tenants, unsubscribe, usage,
     },
 };
 
@@ -44,7 +44,7 @@ pub fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(keys::rotate))
         .routes(routes!(usage::find))
         .routes(routes!(audit_log::list))
-        .routes(routes!(providers::catalog))
+        .routes(routes!(catalog::catalog))
         .routes(routes!(providers::create, providers::list))
         .routes(routes!(providers::find, providers::update, providers::delete))
         .routes(routes!(providers::verify))

@@ -1,24 +1,14 @@
 //! Bearer tokens of an OIDC issuer that is played on 127.0.0.1: signed with keys made for the occasion, at times that the
 //! test decides.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
-    hmac,
-    rand::SystemRandom,
-    rsa::KeySize,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::KeyPair,
 };
-use base64::{Engine, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use raven_core::Timestamp;
 use raven_engine::{
     oidc::{Issuer, IssuerOptions, REFRESH},
@@ -27,12 +17,10 @@ use raven_engine::{
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
-use tokio_util::task::AbortOnDropHandle;
+
+mod idp;
+
+use idp::{Answer, Idp, Key, Pair, encode, hs256};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -41,215 +29,6 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 fn after(seconds: u64) -> Timestamp {
     NOW.after(Duration::from_secs(seconds))
-}
-
-/// A pair of keys, with its public half as the issuer publishes it.
-struct Pair {
-    key: Key,
-    jwk: Value,
-}
-
-enum Key {
-    Rsa(Box<RsaKeyPair>),
-    P256(EcdsaKeyPair),
-    Ed25519(Ed25519KeyPair),
-}
-
-impl Pair {
-    fn rsa(kid: &str) -> Self {
-        let key = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
-        let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
-        let (n, e) = (encode(n.big_endian_without_leading_zero()), encode(e.big_endian_without_leading_zero()));
-        let jwk = json!({ "kty": "RSA", "kid": kid, "n": n, "e": e, "alg": "RS256", "use": "sig" });
-        Self { key: Key::Rsa(Box::new(key)), jwk }
-    }
-
-    fn p256(kid: &str) -> Self {
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
-        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-        let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": encode(x), "y": encode(y) });
-        Self { key: Key::P256(key), jwk }
-    }
-
-    fn ed25519(kid: &str) -> Self {
-        let key = Ed25519KeyPair::generate().expect("a key");
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": encode(key.public_key().as_ref()), "key_ops": ["verify"] });
-        Self { key: Key::Ed25519(key), jwk }
-    }
-
-    fn alg(&self) -> &'static str {
-        match self.key {
-            Key::Rsa(_) => "RS256",
-            Key::P256(_) => "ES256",
-            Key::Ed25519(_) => "EdDSA",
-        }
-    }
-
-    fn header(&self) -> Value {
-        json!({ "alg": self.alg(), "kid": self.jwk["kid"], "typ": "JWT" })
-    }
-
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        match &self.key {
-            Key::Rsa(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).expect("a signature");
-                signature
-            }
-            Key::P256(key) => key.sign(&SystemRandom::new(), message).expect("a signature").as_ref().to_vec(),
-            Key::Ed25519(key) => key.sign(message).as_ref().to_vec(),
-        }
-    }
-
-    fn token_with(&self, header: &Value, claims: &Value) -> String {
-        assemble(header, claims, |message| self.sign(message))
-    }
-
-    fn token(&self, claims: &Value) -> String {
-        self.token_with(&self.header(), claims)
-    }
-}
-
-fn encode(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-    let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
-    let signature = sign(message.as_bytes());
-    format!("{message}.{}", encode(signature))
-}
-
-fn hs256(header: &Value, claims: &Value, secret: &[u8]) -> String {
-    assemble(header, claims, |message| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec())
-}
-
-/// What the issuer does with a request for one of its documents.
-#[derive(Clone)]
-enum Answer {
-    /// Answers with this status and body.
-    With(u16, Vec<u8>),
-    /// Closes the connection.
-    Nothing,
-}
-
-struct State {
-    discovery: Mutex<Answer>,
-    keys: Mutex<Answer>,
-    /// Requests for the keys so far.
-    asked: AtomicUsize,
-    /// While it is shut, answers wait.
-    gate: watch::Sender<bool>,
-    arrivals: watch::Sender<usize>,
-}
-
-/// An issuer. Its documents change when the test says so.
-struct Idp {
-    url: String,
-    state: Arc<State>,
-    _serving: AbortOnDropHandle<()>,
-}
-
-impl Idp {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let state = Arc::new(State {
-            discovery: Mutex::new(Answer::Nothing),
-            keys: Mutex::new(Answer::Nothing),
-            asked: AtomicUsize::new(0),
-            gate: watch::Sender::new(true),
-            arrivals: watch::Sender::new(0),
-        });
-        let serving = tokio::spawn({
-            let state = state.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, state.clone()));
-                }
-            }
-        });
-        let idp = Self { url, state, _serving: AbortOnDropHandle::new(serving) };
-        idp.discovery(&json!({ "issuer": idp.url, "jwks_uri": format!("{}/jwks", idp.url) }));
-        idp.publish(&[]);
-        idp
-    }
-
-    async fn with(pairs: &[&Pair]) -> Self {
-        let idp = Self::start().await;
-        idp.publish(pairs);
-        idp
-    }
-
-    fn discovery(&self, document: &Value) {
-        *self.state.discovery.lock() = Answer::With(200, document.to_string().into_bytes());
-    }
-
-    fn publish(&self, pairs: &[&Pair]) {
-        self.publish_jwks(&pairs.iter().map(|p| p.jwk.clone()).collect::<Vec<_>>());
-    }
-
-    fn publish_jwks(&self, keys: &[Value]) {
-        self.answer_keys(Answer::With(200, json!({ "keys": keys }).to_string().into_bytes()));
-    }
-
-    fn answer_keys(&self, answer: Answer) {
-        *self.state.keys.lock() = answer;
-    }
-
-    /// Requests for the keys so far.
-    fn asked(&self) -> usize {
-        self.state.asked.load(Ordering::SeqCst)
-    }
-
-    fn options(&self) -> IssuerOptions {
-        IssuerOptions { issuer: self.url.clone(), audience: "raven".to_owned(), jwks_url: None }
-    }
-
-    fn tokens(&self) -> Tokens {
-        tokens(self.options())
-    }
-
-    fn claims(&self) -> Value {
-        json!({
-            "iss": self.url, "aud": "raven", "sub": ADA, "email": "ada@example.com", "email_verified": true, "name": "Ada",
-            "exp": NOW.seconds() + 3600, "iat": NOW.seconds(),
-        })
-    }
-
-    fn claims_with(&self, name: &str, value: Value) -> Value {
-        let mut claims = self.claims();
-        claims[name] = value;
-        claims
-    }
-}
-
-async fn serve(mut stream: TcpStream, state: Arc<State>) {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if stream.read_exact(&mut byte).await.is_err() {
-            return;
-        }
-        request.push(byte[0]);
-    }
-    let line = String::from_utf8_lossy(&request);
-    let path = line.split(' ').nth(1).unwrap_or_default();
-    let answer = match path {
-        DISCOVERY => state.discovery.lock().clone(),
-        "/jwks" | "/other-keys" => {
-            state.asked.fetch_add(1, Ordering::SeqCst);
-            state.arrivals.send_modify(|n| *n += 1);
-            let _ = state.gate.subscribe().wait_for(|open| *open).await;
-            state.keys.lock().clone()
-        }
-        _ => Answer::With(404, Vec::new()),
-    };
-    if let Answer::With(status, body) = answer {
-        let head = format!("HTTP/1.1 {status} X\r\nlocation: /other-keys\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        let _ = stream.write_all(head.as_bytes()).await;
-        let _ = stream.write_all(&body).await;
-    }
 }
 
 fn tokens(options: IssuerOptions) -> Tokens {

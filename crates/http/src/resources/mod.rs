@@ -2,6 +2,7 @@
 
 pub mod audit_log;
 pub mod callbacks;
+pub mod catalog;
 pub mod dry_run;
 pub mod explain;
 pub mod extras;
