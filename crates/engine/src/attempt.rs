@@ -64,7 +64,7 @@ impl Attempts {
         self.tasks.spawn(async move {
             // A panic in an adapter is its message's misfortune only; whether the request went out can't be told.
             let began = Instant::now();
-            let ended = AssertUnwindSafe(this.call(&job, &route)).catch_unwind().await;
+            let ended = AssertUnwindSafe(Box::pin(this.call(&job, &route))).catch_unwind().await;
             let took = began.elapsed();
             this.metrics.calls.get_or_create(&ProviderLabels { provider: route.provider() }).observe(took.as_secs_f64());
             let ended = ended
@@ -86,7 +86,7 @@ impl Attempts {
             this.settle(lease, settlement, Held::Call(permit));
             // After the outcome, which must not wait for it.
             if let Some((connection, verdict)) = verdict {
-                this.tell_config(&connection, verdict).await;
+                Box::pin(this.tell_config(&connection, verdict)).await;
             }
         });
     }
@@ -168,8 +168,8 @@ impl Attempts {
     async fn call(&self, job: &Job, route: &Route) -> Ended {
         let mut content: Content<'_> = serde_json::from_str(&job.content)
             .map_err(|_| SendError::new(Class::Rejected, "internal", "the stored content can't be read"))?;
-        for copies in [&mut content.cc, &mut content.bcc] {
-            *copies = self.without_suppressed(job, std::mem::take(copies)).await?;
+        for copies in [&mut content.cc, &mut content.bcc].into_iter().filter(|copies| !copies.is_empty()) {
+            *copies = Box::pin(self.without_suppressed(job, std::mem::take(copies))).await?;
         }
         if !self.unsubscribe_links.write(&mut content, job.lane.tenant, job.seq) {
             tracing::error!("an email that is to carry a link waits: this process has no public_url that begins with https");
@@ -265,7 +265,7 @@ impl Attempts {
                 };
             }
             Err(error) => {
-                self.conclude_failure(job, route, error, now, &mut settlement).await;
+                Box::pin(self.conclude_failure(job, route, error, now, &mut settlement)).await;
                 // The sandbox reports what became of a message, as providers do where the answer was lost.
                 if let (EventKind::OutcomeUnknown, Route::Sandbox) = (settlement.kind, route) {
                     settlement.next = report_follows(job, 0, now).unwrap_or(settlement.next);

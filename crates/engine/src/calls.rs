@@ -42,8 +42,9 @@ impl Calls {
     pub async fn send(&self, connection: &Arc<Connection>, message: &Outbound<'_>) -> Result<Sent, SendError> {
         match &connection.bound {
             Bound::Http(provider) => self.call_http(connection, &**provider, message).await,
-            Bound::Smtp(settings) => self.mailer.send(&connection.mail, settings, message).await,
-            Bound::Smpp(settings) => self.smpp.send(connection, settings, message).await,
+            // Each in a box of its own, so that none makes every attempt's future as large as the largest of them.
+            Bound::Smtp(settings) => Box::pin(self.mailer.send(&connection.mail, settings, message)).await,
+            Bound::Smpp(settings) => Box::pin(self.smpp.send(connection, settings, message)).await,
         }
     }
 
@@ -58,7 +59,9 @@ impl Calls {
             Ok(response) => {
                 let outcome = provider.outcome(&response);
                 match outcome {
-                    Err(e) if token.is_some() && e.class == Class::Credentials => Err(self.without_token(connection, began, e).await),
+                    Err(e) if token.is_some() && e.class == Class::Credentials => {
+                        Err(Box::pin(self.without_token(connection, began, e)).await)
+                    }
                     outcome => outcome,
                 }
             }
@@ -93,7 +96,7 @@ impl Calls {
         if !provider.wants_token() {
             return Ok(None);
         }
-        let fetched = tokio::time::timeout(self.transport.cap() / 3, self.fetch_token(connection, provider, cx)).await;
+        let fetched = tokio::time::timeout(self.transport.cap() / 3, Box::pin(self.fetch_token(connection, provider, cx))).await;
         fetched.unwrap_or_else(|_| Err(no_token()))
     }
 

@@ -287,6 +287,16 @@ impl Directory {
             // Only the caller that still sees the stale view removes it; the others join the read below.
             self.views.invalidate(&id).await;
         }
+        Box::pin(self.read(id, previous, now)).await
+    }
+
+    /// Reads the tenant, once for all who ask meanwhile.
+    async fn read(
+        &self,
+        id: TenantId,
+        previous: Option<Arc<TenantView>>,
+        now: Timestamp,
+    ) -> Result<Option<Arc<TenantView>>, Arc<raven_store::Error>> {
         let read = async {
             let began = Instant::now();
             let record = self.store.find_tenant(id).await?.ok_or_else(|| raven_store::Error::Conflict("tenant"))?;

@@ -175,16 +175,8 @@ impl Keyring {
         let now = self.clock.now();
         let known = match self.known.get(&prefix).await {
             Some(known) if now.since(known.read_at) < FRESH && now >= known.read_at => known,
-            Some(stale) => {
-                // Only what this call saw is forgotten: another one may have read anew meanwhile.
-                let forget = |found: Option<moka::Entry<_, Arc<Known>>>| {
-                    let same = found.is_some_and(|found| Arc::ptr_eq(found.value(), &stale));
-                    std::future::ready(if same { Op::Remove } else { Op::Nop })
-                };
-                self.known.entry(prefix).and_compute_with(forget).await;
-                self.read(prefix, key.prefix, now, Some(stale)).await?
-            }
-            None => self.read(prefix, key.prefix, now, None).await?,
+            // Rare, and large: a request's future should not have room for it.
+            stale => Box::pin(self.read_anew(prefix, key.prefix, now, stale)).await?,
         };
         let expired = known.record.expires_at.is_some_and(|at| now >= at);
         if expired || known.record.revoked_at.is_some() {
@@ -277,6 +269,18 @@ impl Keyring {
     fn has_passed(&self, known: &Known, print: &[u8; 32], now: Timestamp) -> bool {
         let passed = *known.passed.lock();
         passed.is_some_and(|(passed, at)| now.since(at) < REMEMBER && passed.ct_eq(print).into())
+    }
+
+    async fn read_anew(&self, prefix: [u8; 16], text: &str, now: Timestamp, stale: Option<Arc<Known>>) -> Result<Arc<Known>, KeyError> {
+        if let Some(stale) = &stale {
+            // Only what this call saw is forgotten: another one may have read anew meanwhile.
+            let forget = |found: Option<moka::Entry<_, Arc<Known>>>| {
+                let same = found.is_some_and(|found| Arc::ptr_eq(found.value(), stale));
+                std::future::ready(if same { Op::Remove } else { Op::Nop })
+            };
+            self.known.entry(prefix).and_compute_with(forget).await;
+        }
+        self.read(prefix, text, now, stale).await
     }
 
     async fn read(&self, prefix: [u8; 16], text: &str, now: Timestamp, stale: Option<Arc<Known>>) -> Result<Arc<Known>, KeyError> {
