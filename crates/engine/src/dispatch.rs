@@ -37,7 +37,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { config_calls: 128, tenant_calls: 256, calls: 512, lane_held: 256, tenant_held: 1024, held: 2048 }
+        Self { config_calls: 128, tenant_calls: 512, calls: 1024, lane_held: 256, tenant_held: 1024, held: 2048 }
     }
 }
 

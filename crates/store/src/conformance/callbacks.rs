@@ -174,6 +174,14 @@ pub async fn a_message_is_found_by_its_providers_id(store: Arc<dyn Store>) -> Re
         assert_eq!(store.apply_callbacks(&[reading], at(6000)).await?, [state]);
     }
     assert_eq!(status(&store, one, seq).await?, Status::Delivered);
+    // Hours and days later it still is.
+    for (hours, state) in
+        [(5, CallbackState::Applied), (13, CallbackState::Applied), (7 * 24, CallbackState::Applied), (9 * 24, CallbackState::Unmatched)]
+    {
+        let later = Reading { again_at: None, ..reading(one, 1, by_id("id-1")) };
+        let now = at(0).after(std::time::Duration::from_secs(hours * 3600));
+        assert_eq!(store.apply_callbacks(&[later], now).await?, [state], "{hours} hours later");
+    }
     let unknown = Reading { again_at: None, ..reading(one, 2, by_id("id-2")) };
     assert_eq!(apply(&store, unknown, 2).await?, CallbackState::Unmatched);
     Ok(())

@@ -32,31 +32,37 @@ use crate::{
 // Most tenants suppress nobody, which is one look into the index for each tenant of the batch; only where there is something
 // are recipients looked up, one by one: a correlated sub-select is the one way that the planner can't turn into a join.
 // (OFFSET keeps it from being looked up again wherever it is named.)
+// What most messages of a batch have in common comes once for each kind of message, not for each message: every array costs its
+// elements a trip through a tuple store.
 const ACCEPT: &str = "
 WITH tenant AS MATERIALIZED (
   SELECT t.id, (SELECT true FROM suppressions s WHERE s.tenant_id = t.id LIMIT 1) AS suppresses
-  FROM tenants t WHERE t.id = ANY ($29::uuid[]) AND t.status = 1
+  FROM tenants t WHERE t.id = ANY ($32::uuid[]) AND t.status = 1
 ), key AS MATERIALIZED (
-  SELECT id, tenant_id FROM api_keys WHERE id = ANY ($30::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)
+  SELECT id, tenant_id FROM api_keys WHERE id = ANY ($33::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)
 ), slice AS MATERIALIZED (
-  SELECT tenant_id, day, slot, granted, used FROM quotas WHERE tenant_id = ANY ($29) AND day = ANY ($31::integer[]) AND slot = ANY ($32::smallint[])
+  SELECT tenant_id, day, slot, granted, used FROM quotas WHERE tenant_id = ANY ($32) AND day = ANY ($34::integer[]) AND slot = ANY ($35::smallint[])
 ), candidate AS MATERIALIZED (
   SELECT a.*, CASE WHEN a.key_id IS NOT NULL AND a.known_key IS NULL THEN 1 WHEN a.known_tenant IS NULL THEN 2
     WHEN a.quota IS NOT NULL AND a.suppression IS NULL AND a.ordinal > a.room THEN 3 ELSE 0 END AS refusal
   FROM (
-    SELECT c.*, k.id AS known_key, t.id AS known_tenant, LEAST(COALESCE(q.granted, 0), c.quota) - COALESCE(q.used, 0) AS room,
-      CASE WHEN t.suppresses THEN (SELECT s.reason FROM suppressions s WHERE s.tenant_id = c.tenant_id AND s.environment = c.environment
-        AND s.channel = c.channel AND s.lookup = COALESCE(c.lookup, c.recipient) LIMIT 1) END AS suppression
-    FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::uuid[], $8::text[], $9::text[], $10::boolean[],
-        $11::text[], $12::smallint[], $13::smallint[], $14::text[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-        $20::boolean[], $21::uuid[], $22::smallint[], $23::integer[], $24::smallint[], $25::bigint[], $26::bigint[], $27::text[], $28::smallint[],
-        $33::text[], $35::smallint[])
-      WITH ORDINALITY AS c (seq, tenant_id, environment, channel, source, key_id, recipient, content, large,
-        external_id, segments, operation, key, fingerprint, key_expires_at, due_at, expires_at, epoch,
-        started, config_id, encoding, day, slot, quota, ordinal, audit, priority, lookup, outlet, n)
-    LEFT JOIN tenant t ON t.id = c.tenant_id
-    LEFT JOIN key k ON k.id = c.key_id AND k.tenant_id = c.tenant_id
-    LEFT JOIN slice q ON q.tenant_id = c.tenant_id AND q.day = c.day AND q.slot = c.slot
+    SELECT c.seq, c.recipient, c.content, c.external_id, c.segments, c.key, c.fingerprint, c.due_at, c.ordinal, c.audit, c.lookup, c.n,
+      g.tenant_id, g.environment, g.channel, g.source, g.key_id, g.large, g.operation, c.due_at + g.key_lasts AS key_expires_at,
+      c.due_at + g.lasts AS expires_at, g.epoch, g.started, g.config_id, g.encoding, g.day, g.slot, g.quota, g.priority, g.outlet,
+      k.id AS known_key, t.id AS known_tenant, LEAST(COALESCE(q.granted, 0), g.quota) - COALESCE(q.used, 0) AS room,
+      CASE WHEN t.suppresses THEN (SELECT s.reason FROM suppressions s WHERE s.tenant_id = g.tenant_id AND s.environment = g.environment
+        AND s.channel = g.channel AND s.lookup = COALESCE(c.lookup, c.recipient) LIMIT 1) END AS suppression
+    FROM unnest($2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[], $9::bytea[], $10::bigint[], $11::bigint[],
+        $12::text[], $13::text[])
+      WITH ORDINALITY AS c (seq, kind, recipient, content, external_id, segments, key, fingerprint, due_at, ordinal, audit, lookup, n)
+    JOIN unnest($14::uuid[], $15::smallint[], $16::smallint[], $17::smallint[], $18::uuid[], $19::boolean[], $20::smallint[], $21::bigint[],
+        $22::bigint[], $23::bigint[], $24::boolean[], $25::uuid[], $26::smallint[], $27::integer[], $28::smallint[], $29::bigint[],
+        $30::smallint[], $31::smallint[])
+      WITH ORDINALITY AS g (tenant_id, environment, channel, source, key_id, large, operation, key_lasts,
+        lasts, epoch, started, config_id, encoding, day, slot, quota, priority, outlet, n) ON g.n = c.kind
+    LEFT JOIN tenant t ON t.id = g.tenant_id
+    LEFT JOIN key k ON k.id = g.key_id AND k.tenant_id = g.tenant_id
+    LEFT JOIN slice q ON q.tenant_id = g.tenant_id AND q.day = g.day AND q.slot = g.slot
     OFFSET 0
   ) a
   ORDER BY a.n
@@ -71,7 +77,7 @@ WITH tenant AS MATERIALIZED (
   INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority,
     failure_reason)
   SELECT seq, tenant_id, environment, channel, source, CASE WHEN suppression IS NOT NULL THEN 42 WHEN started THEN 20 ELSE 10 END, large,
-    segments, encoding, external_id, recipient, content, priority, ($34::text[])[suppression]
+    segments, encoding, external_id, recipient, content, priority, ($36::text[])[suppression]
   FROM accepted
 ), job AS (
   INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency, outlet)
@@ -80,11 +86,11 @@ WITH tenant AS MATERIALIZED (
   FROM accepted WHERE suppression IS NULL
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, detail)
-  SELECT seq, tenant_id, 7, $1, 0, ($34)[suppression] FROM accepted WHERE suppression IS NOT NULL
+  SELECT seq, tenant_id, 7, $1, 0, ($36)[suppression] FROM accepted WHERE suppression IS NOT NULL
 ), debit AS (
   UPDATE quotas q SET used = q.used + a.messages
   FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL AND suppression IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
-  WHERE q.tenant_id = ANY ($29) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
+  WHERE q.tenant_id = ANY ($32) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
 ), usage AS (
   INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages, suppressed)
   SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*),
@@ -138,40 +144,75 @@ enum Turned {
     Suppressed,
 }
 
+/// What messages of a batch have in common, often all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Common {
+    tenant: Uuid,
+    environment: i16,
+    channel: i16,
+    source: i16,
+    key: Option<Uuid>,
+    large: bool,
+    operation: Option<i16>,
+    /// How long after the message is due its idempotency record and it itself expire, in milliseconds.
+    key_lasts: Option<i64>,
+    lasts: i64,
+    epoch: Option<i64>,
+    started: bool,
+    config: Option<Uuid>,
+    encoding: Option<i16>,
+    slice: Slice,
+    quota: Option<i64>,
+    priority: i16,
+    outlet: i16,
+}
+
+impl Common {
+    fn of(m: &NewMessage) -> Self {
+        let claim = m.idempotency.as_ref();
+        let lasts = |until: Timestamp| until.millis() - m.due_at.millis();
+        Self {
+            tenant: m.tenant.0,
+            environment: m.environment.code(),
+            channel: m.channel.code(),
+            source: m.source.code(),
+            key: m.key.map(|k| k.0),
+            large: m.large,
+            operation: claim.map(|c| c.operation.code()),
+            key_lasts: claim.map(|c| lasts(c.expires_at)),
+            lasts: lasts(m.expires_at),
+            epoch: m.lease.map(|l| l.0),
+            started: m.started.is_some(),
+            config: m.started.flatten().map(|c| c.0),
+            encoding: m.encoding.map(Encoding::code),
+            slice: slice(m),
+            quota: m.quota,
+            priority: m.priority.code(),
+            outlet: m.outlet.0,
+        }
+    }
+}
+
 /// A batch in the order in which it is stored, column by column.
 #[derive(Default)]
 struct Columns<'b> {
     seq: Vec<i64>,
-    tenant: Vec<Uuid>,
-    environment: Vec<i16>,
-    channel: Vec<i16>,
-    source: Vec<i16>,
-    key_id: Vec<Option<Uuid>>,
+    /// The place among `kinds`, from 1.
+    kind: Vec<i32>,
     recipient: Vec<&'b str>,
     content: Vec<&'b str>,
-    large: Vec<bool>,
     external_id: Vec<Option<&'b str>>,
     segments: Vec<Option<i16>>,
-    operation: Vec<Option<i16>>,
     key: Vec<Option<&'b str>>,
     fingerprint: Vec<Option<&'b [u8]>>,
-    key_expires_at: Vec<Option<i64>>,
     due_at: Vec<i64>,
-    expires_at: Vec<i64>,
-    epoch: Vec<Option<i64>>,
-    started: Vec<bool>,
-    config: Vec<Option<Uuid>>,
-    encoding: Vec<Option<i16>>,
-    day: Vec<i32>,
-    slot: Vec<i16>,
-    quota: Vec<Option<i64>>,
     /// The message's place among those that are debited from the same slice, from 1.
     ordinal: Vec<Option<i64>>,
     audit: Vec<Option<&'b str>>,
-    priority: Vec<i16>,
     /// What stands in the index of suppressions for the recipient, where that is not the recipient itself.
     lookup: Vec<Option<Cow<'b, str>>>,
-    outlet: Vec<i16>,
+    /// Neighbours differ; that one comes again does no harm.
+    kinds: Vec<Common>,
     /// Each once.
     tenants: Vec<Uuid>,
     keys: Vec<Uuid>,
@@ -194,48 +235,35 @@ fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
 
 impl<'b> Columns<'b> {
     fn push(&mut self, m: &'b NewMessage) {
-        let claim = m.idempotency.as_ref();
+        let (claim, common) = (m.idempotency.as_ref(), Common::of(m));
+        note(&mut self.kinds, common);
         self.seq.push(m.seq.0);
-        self.tenant.push(m.tenant.0);
-        self.environment.push(m.environment.code());
-        self.channel.push(m.channel.code());
-        self.source.push(m.source.code());
-        self.key_id.push(m.key.map(|k| k.0));
+        self.kind.push(i32::try_from(self.kinds.len()).unwrap_or(i32::MAX));
         self.recipient.push(&m.recipient);
         self.content.push(&m.content);
-        self.large.push(m.large);
         self.external_id.push(m.external_id.as_deref());
         self.segments.push(m.segments);
-        self.operation.push(claim.map(|c| c.operation.code()));
         self.key.push(claim.map(|c| c.key.as_str()));
         self.fingerprint.push(claim.map(|c| c.fingerprint.as_slice()));
-        self.key_expires_at.push(claim.map(|c| c.expires_at.millis()));
         self.due_at.push(m.due_at.millis());
-        self.expires_at.push(m.expires_at.millis());
-        self.epoch.push(m.lease.map(|l| l.0));
-        self.started.push(m.started.is_some());
-        self.config.push(m.started.flatten().map(|c| c.0));
-        self.encoding.push(m.encoding.map(Encoding::code));
-        let slice = slice(m);
-        self.day.push(slice.day);
-        self.slot.push(slice.slot);
-        self.quota.push(m.quota);
         self.ordinal.push(m.quota.map(|_| {
-            let debits = self.debits.entry(slice).or_default();
+            let debits = self.debits.entry(common.slice).or_default();
             *debits += 1;
             *debits
         }));
         self.audit.push(m.audit.as_deref());
-        self.priority.push(m.priority.code());
-        self.outlet.push(m.outlet.0);
         self.lookup.push(Some(lookup(m.channel, &m.recipient)).filter(|lookup| *lookup != m.recipient));
         // Messages come sorted by tenant, and most of a batch have the key and the slice of the one before.
-        note(&mut self.tenants, m.tenant.0);
-        if let Some(key) = m.key {
-            note(&mut self.keys, key.0);
+        note(&mut self.tenants, common.tenant);
+        if let Some(key) = common.key {
+            note(&mut self.keys, key);
         }
-        note(&mut self.days, slice.day);
-        note(&mut self.slots, slice.slot);
+        note(&mut self.days, common.slice.day);
+        note(&mut self.slots, common.slice.slot);
+    }
+
+    fn of_kinds<T>(&self, of: impl Fn(&Common) -> T) -> Vec<T> {
+        self.kinds.iter().map(of).collect()
     }
 
     /// Accepts, and tells by seq which rows were not, or not to be sent.
@@ -247,39 +275,40 @@ impl<'b> Columns<'b> {
                 &[
                     &now.millis(),
                     &self.seq,
-                    &self.tenant,
-                    &self.environment,
-                    &self.channel,
-                    &self.source,
-                    &self.key_id,
+                    &self.kind,
                     &self.recipient,
                     &self.content,
-                    &self.large,
                     &self.external_id,
                     &self.segments,
-                    &self.operation,
                     &self.key,
                     &self.fingerprint,
-                    &self.key_expires_at,
                     &self.due_at,
-                    &self.expires_at,
-                    &self.epoch,
-                    &self.started,
-                    &self.config,
-                    &self.encoding,
-                    &self.day,
-                    &self.slot,
-                    &self.quota,
                     &self.ordinal,
                     &self.audit,
-                    &self.priority,
+                    &self.lookup,
+                    &self.of_kinds(|kind| kind.tenant),
+                    &self.of_kinds(|kind| kind.environment),
+                    &self.of_kinds(|kind| kind.channel),
+                    &self.of_kinds(|kind| kind.source),
+                    &self.of_kinds(|kind| kind.key),
+                    &self.of_kinds(|kind| kind.large),
+                    &self.of_kinds(|kind| kind.operation),
+                    &self.of_kinds(|kind| kind.key_lasts),
+                    &self.of_kinds(|kind| kind.lasts),
+                    &self.of_kinds(|kind| kind.epoch),
+                    &self.of_kinds(|kind| kind.started),
+                    &self.of_kinds(|kind| kind.config),
+                    &self.of_kinds(|kind| kind.encoding),
+                    &self.of_kinds(|kind| kind.slice.day),
+                    &self.of_kinds(|kind| kind.slice.slot),
+                    &self.of_kinds(|kind| kind.quota),
+                    &self.of_kinds(|kind| kind.priority),
+                    &self.of_kinds(|kind| kind.outlet),
                     &self.tenants,
                     &self.keys,
                     &self.days,
                     &self.slots,
-                    &self.lookup,
                     &reasons,
-                    &self.outlet,
                 ],
             )
             .await?;

@@ -222,10 +222,22 @@ impl<'r> Applying<'r> {
         Ok(states)
     }
 
-    /// Finds the messages that are named by their provider's id alone.
+    /// Finds the messages that are named by their provider's id alone. Most callbacks come soon, so the newest buckets are looked
+    /// through first, and the many others only for what is not there.
     async fn find(&mut self, connection: &mut Connection) -> Result<()> {
+        let (oldest, newest) = (oldest_bucket(self.now), bucket(self.now));
+        for (from, to) in [(newest - 1, newest), (oldest, newest - 2)] {
+            if !self.find_within(connection, from, to).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds those that are in these buckets; `false` when there is nothing left to find.
+    async fn find_within(&mut self, connection: &mut Connection, from: i32, to: i32) -> Result<bool> {
         let (mut places, mut digests, mut tenants, mut ids, mut configs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (place, r) in self.reports.iter().enumerate() {
+        for (place, r) in self.reports.iter().enumerate().filter(|(_, r)| r.message.is_none()) {
             if let (Some(digest), Some(id)) = (r.report.digest(r.reading.config), &r.report.provider_message_id) {
                 places.push(i32::try_from(place).unwrap_or(i32::MAX));
                 digests.push(digest);
@@ -235,16 +247,16 @@ impl<'r> Applying<'r> {
             }
         }
         if places.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let params: [Param<'_>; 7] = [&places, &digests, &tenants, &ids, &oldest_bucket(self.now), &bucket(self.now), &configs];
+        let params: [Param<'_>; 7] = [&places, &digests, &tenants, &ids, &from, &to, &configs];
         for row in &connection.query(BY_PROVIDER_ID, &params).await? {
             let place: i32 = get(row, "place")?;
             if let Some(report) = usize::try_from(place).ok().and_then(|place| self.reports.get_mut(place)) {
                 report.message = Some(Seq(get(row, "seq")?));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Locks the messages and reads what is around them.
