@@ -36,14 +36,15 @@ UPDATE callbacks c SET due_at = $2, tries = tries + 1
 WHERE c.seq = ANY (ARRAY(SELECT seq FROM callbacks WHERE state = 1 AND due_at <= $1 ORDER BY due_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING c.seq, c.tenant_id, c.config_id, c.is_trusted, c.once, c.method, c.query, c.headers, c.body, (c.tries - 1)::smallint AS tries";
 // An id is looked for in each bucket by itself: they are few, and a range of them would be read whole. A message that went on through
-// another config has that one's id by now.
+// another config has that one's id by now. OFFSET keeps each look-up one: as a join, the planner would read all ids there are.
 const BY_PROVIDER_ID: &str = "
-SELECT r.place, p.seq
+SELECT r.place, m.seq
 FROM unnest($1::integer[], $2::bigint[], $3::uuid[], $4::text[], $7::uuid[]) AS r (place, digest, tenant_id, provider_id, config_id)
 CROSS JOIN generate_series($5::integer, $6::integer) AS b (bucket)
-JOIN LATERAL (SELECT p.seq FROM provider_ids p WHERE p.bucket = b.bucket AND p.digest = r.digest) p ON true
-JOIN messages m ON m.seq = p.seq AND m.tenant_id = r.tenant_id AND (m.provider_message_id = r.provider_id OR m.config_id <> r.config_id)
-ORDER BY p.seq";
+CROSS JOIN LATERAL (SELECT p.seq FROM provider_ids p WHERE p.bucket = b.bucket AND p.digest = r.digest OFFSET 0) p
+CROSS JOIN LATERAL (SELECT m.seq, m.tenant_id, m.provider_message_id, m.config_id FROM messages m WHERE m.seq = p.seq OFFSET 0) m
+WHERE m.tenant_id = r.tenant_id AND (m.provider_message_id = r.provider_id OR m.config_id <> r.config_id)
+ORDER BY m.seq";
 const TARGETS: &str = "
 SELECT m.seq, m.tenant_id, m.environment, m.channel, m.status, m.recipient, m.config_id, m.provider_message_id, m.failure_reason,
   m.cost_currency, m.cost_micros, m.segments, m.priority
