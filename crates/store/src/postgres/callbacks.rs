@@ -223,11 +223,11 @@ impl<'r> Applying<'r> {
         Ok(states)
     }
 
-    /// Finds the messages that are named by their provider's id alone. Most callbacks come soon, so the newest buckets are looked
-    /// through first, and the many others only for what is not there.
+    /// Finds the messages that are named by their provider's id alone. Most callbacks come soon, so the newest bucket is looked
+    /// through first, and the others only for what is not there.
     async fn find(&mut self, connection: &mut Connection) -> Result<()> {
         let (oldest, newest) = (oldest_bucket(self.now), bucket(self.now));
-        for (from, to) in [(newest - 1, newest), (oldest, newest - 2)] {
+        for (from, to) in [(newest, newest), (newest - 1, newest - 1), (oldest, newest - 2)] {
             if !self.find_within(connection, from, to).await? {
                 break;
             }
