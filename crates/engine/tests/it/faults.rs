@@ -1,10 +1,6 @@
 //! The database goes away at the worst moments: nothing that was answered 202 is lost, and nothing goes out twice.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use raven_engine::engine::Load;
 use raven_testkit::{
@@ -15,6 +11,7 @@ use raven_testkit::{
     simulators::{AfricasTalking, Behaviour},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// Runs a test on both engines, with a store that fails on demand.
 async fn with_faults(test: impl AsyncFn(TestApp, Arc<FaultyStore>, TestTenant, &AfricasTalking)) {
