@@ -85,6 +85,8 @@ struct Shared<W> {
     received: Mutex<Vec<Received>>,
     ids: AtomicU64,
     connections: AtomicU64,
+    under_way: AtomicU64,
+    most: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +129,8 @@ impl<W: Wire> Simulator<W> {
             received: Mutex::default(),
             ids: AtomicU64::default(),
             connections: AtomicU64::default(),
+            under_way: AtomicU64::default(),
+            most: AtomicU64::default(),
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
@@ -170,6 +174,11 @@ impl<W: Wire> Simulator<W> {
     /// How many that is, without copying them.
     pub fn count(&self) -> usize {
         self.shared.received.lock().len()
+    }
+
+    /// The most requests that were under way at a time.
+    pub fn most_at_once(&self) -> u64 {
+        self.shared.most.load(Ordering::Relaxed)
     }
 
     /// How many connections were opened.
@@ -282,7 +291,10 @@ impl<W: Wire> Shared<W> {
         }
         self.received.lock().extend(messages.iter().cloned());
         let answer = self.wire.answer(&request, &messages.into_iter().zip(outcomes).collect::<Vec<_>>());
-        self.deliver(behaviour, &request, answer).await
+        self.most.fetch_max(self.under_way.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let delivered = self.deliver(behaviour, &request, answer).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        delivered
     }
 
     fn outcome(&self, message: &Received, behaviour: &Behaviour) -> Result<String, u32> {
