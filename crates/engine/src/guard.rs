@@ -27,8 +27,12 @@ impl Guard {
     /// # Errors
     /// [`GuardError`].
     pub async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, GuardError> {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(|_| GuardError::Unresolved)?.collect();
-        self.choose(&found)
+        self.resolve_by(async || Ok(tokio::net::lookup_host((host, port)).await?.collect())).await
+    }
+
+    /// Asks once: the address that is connected to is one that was looked at, whatever the name says a moment later.
+    async fn resolve_by(&self, ask: impl AsyncFnOnce() -> std::io::Result<Vec<SocketAddr>>) -> Result<SocketAddr, GuardError> {
+        self.choose(&ask().await.map_err(|_| GuardError::Unresolved)?)
     }
 
     fn choose(&self, found: &[SocketAddr]) -> Result<SocketAddr, GuardError> {
@@ -156,6 +160,20 @@ mod tests {
         assert_eq!(Guard { allow_private: false }.choose(&addresses), Err(GuardError::NotPublic));
         assert_eq!(Guard { allow_private: true }.choose(&addresses), Ok(addresses[0]));
         assert_eq!(Guard { allow_private: true }.choose(&[]), Err(GuardError::Unresolved));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_bound_anew_is_refused_from_then_on() {
+        let guard = Guard { allow_private: false };
+        let (mut asked, public, private) = (0, SocketAddr::from(([8, 8, 8, 8], 25)), SocketAddr::from(([169, 254, 169, 254], 25)));
+        let mut name = async || {
+            asked += 1;
+            Ok(vec![if asked == 1 { public } else { private }])
+        };
+        assert_eq!(guard.resolve_by(&mut name).await, Ok(public), "what was looked at is connected to");
+        assert_eq!(guard.resolve_by(&mut name).await, Err(GuardError::NotPublic));
+        assert_eq!(asked, 2, "no second question after the look");
+        assert_eq!(guard.resolve_by(async || Err(std::io::Error::other("no such name"))).await, Err(GuardError::Unresolved));
     }
 
     #[tokio::test]

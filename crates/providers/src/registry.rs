@@ -20,8 +20,8 @@ pub const CATALOG: &[Provider] = &[
     Provider::over_http::<sms::messagebird::MessageBird>(),
     Provider::over_http::<sms::termii::Termii>(),
     Provider::over_http::<sms::plivo::Plivo>(),
-    Provider { spec: &sms::smpp::SPEC, bind: sms::smpp::bind },
-    Provider { spec: &email::smtp::SPEC, bind: email::smtp::bind },
+    Provider { spec: &sms::smpp::SPEC, has_base_url: false, bind: sms::smpp::bind },
+    Provider { spec: &email::smtp::SPEC, has_base_url: false, bind: email::smtp::bind },
     Provider::over_http::<email::postmark::Postmark>(),
     Provider::over_http::<email::resend::Resend>(),
     Provider::over_http::<email::ses::Ses>(),
@@ -47,6 +47,8 @@ pub fn find(id: &str) -> Option<&'static Provider> {
 pub struct Provider {
     /// What the catalog says of it.
     pub spec: &'static Spec,
+    /// Is it called over HTTP, under one documented URL that an operator may put another one in the place of?
+    pub has_base_url: bool,
     bind: fn(&Members, &Members) -> Result<Bound, String>,
 }
 
@@ -57,7 +59,7 @@ impl Provider {
     /// The provider of an adapter.
     #[must_use]
     pub const fn over_http<P: HttpProvider>() -> Self {
-        Self { spec: const { &P::SPEC }, bind: bind_http::<P> }
+        Self { spec: const { &P::SPEC }, has_base_url: true, bind: bind_http::<P> }
     }
 
     /// Puts a tenant's stored settings into it. Nothing is checked beyond types: [`Spec::validate`] did that when they

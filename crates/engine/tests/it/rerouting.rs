@@ -8,7 +8,7 @@ use raven_testkit::{
     app::{TestApp, TestOptions, TestTenant, on_both_with},
     clock::TestClock,
     database::{MIGRATED_AT, databases},
-    simulators::{AfricasTalking, Behaviour},
+    simulators::{AfricasTalking, Behaviour, Listed},
 };
 use serde_json::{Value, json};
 
@@ -158,6 +158,39 @@ async fn what_another_config_could_not_mend_has_failed_at_once() {
         assert_eq!(app.message(&t.live, &id).await["status"], "failed");
         app.settle().await;
         assert_eq!(sim.count() - before, 5, "none went out again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_email_of_which_others_got_copies_goes_no_other_way() {
+    let sim = Listed::of("brevo").await;
+    let options = TestOptions { base_urls: HashMap::from([("brevo".to_owned(), sim.base_url())]), ..TestOptions::default() };
+    on_both_with(options, async |app| {
+        let t = app.tenant("Acme").await;
+        let mut callbacks = Vec::new();
+        for priority in [1, 2] {
+            let body = json!({
+                "provider": "brevo", "label": format!("Brevo {priority}"), "priority": priority,
+                "publicConfig": { "from_email": "hello@example.com" }, "secretConfig": { "api_key": "of-tests" },
+            });
+            let made = app.as_human(&t.owner, &t.slug, Method::POST, "/v1/admin/providers", Some(body)).await.expect(201);
+            callbacks.push(made["callbackUrl"].as_str().expect("a text").strip_prefix("http://raven.test").expect("our own").to_owned());
+        }
+        let before = sim.count();
+        for (copies, status, calls) in [(json!({}), "sent", 2), (json!({ "cc": ["grace@example.com"] }), "failed", 3), (json!({ "bcc": ["grace@example.com"] }), "failed", 4)] {
+            let mut message = json!({ "channel": "email", "to": "ada@example.com", "subject": "Hi", "bodyText": "Hi" });
+            message.as_object_mut().expect("an object").extend(copies.as_object().expect("an object").clone());
+            let id = app.post_message(&t.live, message).await.expect(202)["id"].as_str().expect("an id").to_owned();
+            app.settle().await;
+            let theirs = provider_id(&app, &t, &id).await;
+            let event = json!({ "event": "error", "email": "ada@example.com", "message-id": theirs, "ts_epoch": 1_790_000_000_000_i64, "X-Mailin-custom": id });
+            app.call_back(&callbacks[0], event.to_string()).await.expect(200);
+            app.engine.applier.step().await.expect("the store works");
+            app.settle().await;
+            let told = app.message(&t.live, &id).await;
+            assert_eq!((&told["status"], sim.count() - before), (&json!(status), calls), "{told}");
+        }
     })
     .await;
 }

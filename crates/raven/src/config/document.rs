@@ -30,7 +30,7 @@ pub(crate) fn markdown() -> String {
     out.push_str(&format!(
         "\n### `{PREFIX}PROVIDER_<ID>_BASE_URL`\n\nReplaces the documented base URL of a provider, version path included: for provider sandboxes and tests. In `raven.toml` it is the table `[{BASE_URLS}]`, by the provider's id.\n\n"
     ));
-    for provider in raven_providers::CATALOG {
+    for provider in settings::with_base_url() {
         out.push_str(&format!("- `{}` ({})\n", settings::base_url_variable(provider.spec.id), provider.spec.name));
     }
     out.push_str(&format!(

@@ -1,6 +1,8 @@
 //! The table of settings: everything that an operator can decide, as data. Names of variables, flags and keys in
 //! `raven.toml` follow from it, and so do `--help` and `docs/configuration.md`.
 
+use raven_providers::Provider;
+
 /// One setting. `public_url` is `RAVEN_PUBLIC_URL` in the environment, `--public-url` as a flag, `public_url` in `raven.toml`.
 #[derive(Debug)]
 pub(crate) struct Setting {
@@ -58,6 +60,11 @@ pub(crate) const FOREIGN: &[&str] = &["RAVEN_PORT", "RAVEN_SERVICE_", "RAVEN_TES
 
 /// The table in `raven.toml` that holds base URLs of providers by id.
 pub(crate) const BASE_URLS: &str = "provider_base_url";
+
+/// Providers whose base URL can be replaced.
+pub(crate) fn with_base_url() -> impl Iterator<Item = &'static Provider> {
+    raven_providers::CATALOG.iter().filter(|provider| provider.has_base_url)
+}
 
 /// The variable that replaces a provider's base URL.
 pub(crate) fn base_url_variable(provider: &str) -> String {

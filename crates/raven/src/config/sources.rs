@@ -103,7 +103,7 @@ impl Sources {
                 continue;
             };
             let setting = settings::ALL.iter().find(|s| s.variable() == name);
-            let provider = raven_providers::CATALOG.iter().find(|p| settings::base_url_variable(p.spec.id) == name);
+            let provider = settings::with_base_url().find(|p| settings::base_url_variable(p.spec.id) == name);
             match (setting, provider) {
                 // Compose files and the like can't unset a variable, only empty it.
                 (Some(_), _) | (_, Some(_)) if text.is_empty() => {}
@@ -154,14 +154,14 @@ impl Sources {
         };
         for (id, value) in urls {
             let place = format!("{id} in {place}");
-            match (raven_providers::find(&id), value) {
+            match (settings::with_base_url().find(|p| p.spec.id == id), value) {
                 (Some(provider), toml::Value::String(text)) => {
                     self.base_urls.entry(provider.spec.id).or_insert(Given { text, place });
                 }
                 (Some(_), _) => self.mistakes.push(format!("{place}: must be a text")),
                 (None, _) => {
-                    let known = raven_providers::CATALOG.iter().map(|p| p.spec.id.to_owned());
-                    self.mistakes.push(format!("{place}: no such provider{}", suggestion(&id, known)));
+                    let known = settings::with_base_url().map(|p| p.spec.id.to_owned());
+                    self.mistakes.push(format!("{place}: no provider with a base URL{}", suggestion(&id, known)));
                 }
             }
         }
@@ -198,7 +198,7 @@ fn plain(value: toml::Value) -> Option<String> {
 }
 
 fn unknown_variable(name: &str) -> String {
-    let base_urls = raven_providers::CATALOG.iter().map(|p| settings::base_url_variable(p.spec.id));
+    let base_urls = settings::with_base_url().map(|p| settings::base_url_variable(p.spec.id));
     let known = settings::ALL.iter().map(|s| s.variable()).chain(base_urls);
     format!("{name}: no such setting{}", suggestion(name, known))
 }
@@ -252,6 +252,14 @@ mod tests {
     fn base_urls_go_by_provider() {
         let sources = of(&[("RAVEN_PROVIDER_AFRICAS_TALKING_BASE_URL", "http://127.0.0.1:9901/version1")]);
         assert_eq!(sources.base_urls["africas_talking"].text, "http://127.0.0.1:9901/version1");
+    }
+
+    #[test]
+    fn what_is_not_called_by_a_url_has_none() {
+        let sources = of(&[("RAVEN_PROVIDER_SMTP_BASE_URL", "http://127.0.0.1:2525"), ("RAVEN_PROVIDER_SMPP_BASE_URL", "x")]);
+        assert!(sources.base_urls.is_empty());
+        assert_eq!(sources.mistakes.len(), 2);
+        assert!(sources.mistakes.iter().all(|mistake| mistake.contains("no such setting")), "{:?}", sources.mistakes);
     }
 
     #[test]
