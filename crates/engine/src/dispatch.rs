@@ -21,7 +21,7 @@ use lanes::{Lanes, Room};
 /// How much may be under way. Of each cap on calls a quarter is kept for transactional messages that were not tried yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls through one provider config at a time, unless it says fewer itself.
+    /// Calls through one provider config at a time, unless it says how many itself.
     pub config_calls: usize,
     /// Calls of one tenant at a time, with those whose outcome is not stored yet.
     pub tenant_calls: usize,

@@ -156,6 +156,7 @@ pub struct Gate {
     /// Is the breaker not closed?
     open: AtomicBool,
     paused: AtomicBool,
+    /// 0: none of its own.
     concurrency: AtomicUsize,
 }
 
@@ -192,7 +193,7 @@ impl Default for Gate {
             calm: AtomicBool::new(true),
             open: AtomicBool::new(false),
             paused: AtomicBool::new(false),
-            concurrency: AtomicUsize::new(usize::MAX),
+            concurrency: AtomicUsize::new(0),
         }
     }
 }
@@ -200,8 +201,8 @@ impl Default for Gate {
 impl Gate {
     /// Sets pace and concurrency, of a process among so many that call.
     pub fn set(&self, routing: &Routing, nodes: usize) {
-        let concurrency = routing.concurrency.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        self.concurrency.store(concurrency.max(1), Ordering::Relaxed);
+        let concurrency = routing.concurrency.map_or(0, |n| usize::try_from(n).unwrap_or(0).max(1));
+        self.concurrency.store(concurrency, Ordering::Relaxed);
         let mut state = self.state.lock();
         let pace = Pace::of(routing, nodes);
         if pace.map(|p| (p.interval, p.burst)) != state.pace.map(|p| (p.interval, p.burst)) {
@@ -224,10 +225,11 @@ impl Gate {
         self.set(&routing, nodes);
     }
 
-    /// Calls at a time, at most.
+    /// Calls at a time, at most, where the config says so itself.
     #[must_use]
-    pub fn concurrency(&self) -> usize {
-        self.concurrency.load(Ordering::Relaxed)
+    pub fn concurrency(&self) -> Option<usize> {
+        let most = self.concurrency.load(Ordering::Relaxed);
+        (most > 0).then_some(most)
     }
 
     /// Do its credentials not work?

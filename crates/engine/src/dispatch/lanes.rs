@@ -104,7 +104,7 @@ struct Outlet {
 impl Outlet {
     /// Calls at a time.
     fn cap(&self, limits: &Limits) -> usize {
-        self.gate.as_ref().map_or(limits.config_calls, |gate| limits.config_calls.min(gate.concurrency()))
+        self.gate.as_ref().and_then(|gate| gate.concurrency()).unwrap_or(limits.config_calls)
     }
 
     /// When its gate opens: `None`, now.

@@ -237,28 +237,32 @@ async fn a_pace_is_kept_nothing_starves_and_other_configs_are_not_delayed() {
 }
 
 #[tokio::test]
-async fn no_more_calls_are_under_way_than_the_config_allows() {
+async fn as_many_calls_are_under_way_as_the_config_allows_and_no_more() {
     let w = world().await;
-    let options = TestOptions { call_cap: Duration::from_secs(10), ..w.options.clone() };
-    on_both_with(options, async |app| {
-        let t = app.tenant("Acme").await;
-        config(&app, &t, "africas_talking", "Two", json!({ "concurrency": 2 })).await;
-        let before = w.counts();
-        w.first.script_always(Behaviour::After(Duration::from_millis(20)));
-        for _ in 0..10 {
-            send(&app, &t).await;
-        }
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while w.since(before).0 < 10 {
-            app.engine.step().await.expect("the store works");
-            assert!(tokio::time::Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert_eq!(w.first.most_at_once(), 2);
-        app.settle().await;
-        w.calm();
-    })
-    .await;
+    // Whether that is fewer than usual or more.
+    for (allowed, usual) in [(2, 128), (5, 2)] {
+        let limits = Limits { config_calls: usual, ..Limits::default() };
+        let options = TestOptions { call_cap: Duration::from_secs(10), limits, ..w.options.clone() };
+        on_both_with(options, async |app| {
+            let t = app.tenant("Acme").await;
+            config(&app, &t, "africas_talking", "Some", json!({ "concurrency": allowed })).await;
+            let before = w.counts();
+            w.first.script_always(Behaviour::After(Duration::from_millis(200)));
+            for _ in 0..10 {
+                send(&app, &t).await;
+            }
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+            while w.since(before).0 < 10 {
+                app.engine.step().await.expect("the store works");
+                assert!(tokio::time::Instant::now() < deadline);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(w.first.most_at_once(), allowed);
+            app.settle().await;
+            w.calm();
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
