@@ -475,8 +475,7 @@ mod tests {
         let Place::Call(first) = reserve(&d, lane(1)) else { panic!("a permit") };
         hold(&d, job(lane(1), 10));
         assert!(matches!(reserve(&d, lane(1)), Place::Held(_)));
-        let bulk = Lane { urgency: Urgency::Bulk, ..lane(2) };
-        hold(&d, job(Lane { urgency: Urgency::Transactional, ..bulk }, 20));
+        let bulk = Lane { urgency: Urgency::Bulk, ..lane(1) };
         assert!(matches!(reserve(&d, bulk), Place::Call(_)), "but those of its own priority");
         drop(first);
         let Place::Call(_second) = reserve(&d, lane(1)) else { panic!("there is room for both") };

@@ -18,8 +18,8 @@ use crate::{dispatch::Permit, engine::POLL};
 
 /// Outcomes in one transaction at most.
 const BATCH: usize = 500;
-/// So many outcomes at once tell of more right behind them, which are waited for this long: half as many transactions cost the
-/// database less than the outcomes' being there a moment sooner is worth.
+/// So many outcomes at once tell of more right behind them, which are waited for this long: to spare the database half of the
+/// transactions is worth more than to have outcomes a moment sooner.
 const CROWD: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 /// Waits between tries while the store is away: doubling from the first to the last.

@@ -178,13 +178,16 @@ async fn an_email_of_which_others_got_copies_goes_no_other_way() {
             callbacks.push(made["callbackUrl"].as_str().expect("a text").strip_prefix("http://raven.test").expect("our own").to_owned());
         }
         let before = sim.count();
-        for (copies, status, calls) in [(json!({}), "sent", 2), (json!({ "cc": ["grace@example.com"] }), "failed", 3), (json!({ "bcc": ["grace@example.com"] }), "failed", 4)] {
+        let copied = |field: &str| json!({ field: ["grace@example.com"] });
+        for (copies, status, calls) in [(json!({}), "sent", 2), (copied("cc"), "failed", 3), (copied("bcc"), "failed", 4)] {
             let mut message = json!({ "channel": "email", "to": "ada@example.com", "subject": "Hi", "bodyText": "Hi" });
             message.as_object_mut().expect("an object").extend(copies.as_object().expect("an object").clone());
             let id = app.post_message(&t.live, message).await.expect(202)["id"].as_str().expect("an id").to_owned();
             app.settle().await;
             let theirs = provider_id(&app, &t, &id).await;
-            let event = json!({ "event": "error", "email": "ada@example.com", "message-id": theirs, "ts_epoch": 1_790_000_000_000_i64, "X-Mailin-custom": id });
+            let event = json!({
+                "event": "error", "email": "ada@example.com", "message-id": theirs, "ts_epoch": 1_790_000_000_000_i64, "X-Mailin-custom": id,
+            });
             app.call_back(&callbacks[0], event.to_string()).await.expect(200);
             app.engine.applier.step().await.expect("the store works");
             app.settle().await;
