@@ -237,6 +237,26 @@ async fn a_pace_is_kept_nothing_starves_and_other_configs_are_not_delayed() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_pace_is_not_overtaken_when_it_is_its_turn() {
+    let w = world().await;
+    on_both_with(w.options.clone(), async |app| {
+        let t = app.tenant("Acme").await;
+        config(&app, &t, "africas_talking", "Slow", json!({ "ratePerSecond": 1, "burst": 1 })).await;
+        let before = w.counts();
+        send(&app, &t).await;
+        app.settle().await;
+        let waits = send(&app, &t).await;
+        app.settle().await;
+        app.clock.advance(Duration::from_secs(1));
+        let last = send(&app, &t).await;
+        app.settle().await;
+        assert_eq!(w.since(before).0, 2);
+        assert_eq!((look(&app, &t, &waits).await.0.as_str(), look(&app, &t, &last).await.0.as_str()), ("sent", "queued"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn as_many_calls_are_under_way_as_the_config_allows_and_no_more() {
     let w = world().await;
     // Whether that is fewer than usual or more.
