@@ -14,8 +14,9 @@ use crate::{Action, Error, Job, Lane, Lease, Outlet, Result, Tried, Urgency};
 
 pub(super) const STATEMENTS: &[&str] = &[NEXT_LANE, NEXT_DUE, DUE, LOAD, LOAD_CONTENT, LEASE];
 
-const NEXT_LANE: &str = "SELECT tenant_id, environment, channel, urgency, outlet, due_at FROM jobs INDEXED BY jobs_due
-  WHERE epoch IS NULL AND (tenant_id, environment, channel, urgency, outlet) > (?1, ?2, ?3, ?4, ?5)
+// The last possible time is compared too: SQLite begins at what equals the values, so without it, it goes over the whole lane.
+pub(super) const NEXT_LANE: &str = "SELECT tenant_id, environment, channel, urgency, outlet, due_at FROM jobs INDEXED BY jobs_due
+  WHERE epoch IS NULL AND (tenant_id, environment, channel, urgency, outlet, due_at) > (?1, ?2, ?3, ?4, ?5, 9223372036854775807)
   ORDER BY tenant_id, environment, channel, urgency, outlet, due_at LIMIT 1";
 const NEXT_DUE: &str = "SELECT due_at FROM jobs INDEXED BY jobs_due
   WHERE epoch IS NULL AND tenant_id = ?1 AND environment = ?2 AND channel = ?3 AND urgency = ?4 AND outlet = ?5 AND due_at > ?6

@@ -12,9 +12,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
 /// KiB of pages that each reader keeps.
 const READER_CACHE_KIB: i32 = 1024;
-/// Pages in the log after which the writer moves them into the file. Few enough that the commit which does it is not felt
-/// (4 MiB, mostly the same few pages), enough that a page which grows by many commits is moved once.
-const CHECKPOINT_PAGES: i32 = 1000;
 /// Bytes that the log keeps on disk after a checkpoint found it larger (a long read had held it).
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 /// More than there are statements: none is ever prepared twice.
@@ -35,9 +32,19 @@ fn writer_with(path: &Path, flags: OpenFlags) -> Result<Connection> {
     // A commit is on the disk before it is answered.
     c.pragma_update(None, "synchronous", "FULL")?;
     c.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    c.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // No commit does it: see `checkpoint`.
+    c.pragma_update(None, "wal_autocheckpoint", 0)?;
     c.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    Ok(c)
+}
+
+/// Opens a connection that only moves the log into the file.
+pub(super) fn checkpointer(path: &Path) -> Result<Connection> {
+    let c = open(path, OpenFlags::empty())?;
+    // The log is on the disk before the file is written to, and the file before the log is begun anew.
+    c.pragma_update(None, "synchronous", "FULL")?;
+    c.pragma_update(None, "cache_size", 1)?;
     Ok(c)
 }
 

@@ -1,4 +1,5 @@
-//! The embedded engine: one SQLite file, one thread that writes to it (`writer`), a few connections that read (`readers`).
+//! The embedded engine: one SQLite file, one thread that writes to it (`writer`) and one that moves what was written out of the log
+//! (`checkpoint`), a few connections that read (`readers`).
 //!
 //! What lives here: the store, how its connections are opened, its health. One file per noun holds the SQL of its verbs.
 
@@ -16,6 +17,7 @@ use crate::{Error, Health, Lane, Migrations, Result};
 
 mod audit;
 mod callbacks;
+mod checkpoint;
 mod claim;
 mod connection;
 mod idempotency;

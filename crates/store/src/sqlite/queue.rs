@@ -73,8 +73,9 @@ const PARK: &str = "UPDATE jobs SET epoch = NULL, config_id = NULL, parked = due
 const PARKED: &str = "SELECT seq FROM jobs INDEXED BY jobs_parked WHERE parked IS NOT NULL AND tenant_id = ?1 AND channel = ?2
   ORDER BY parked, seq LIMIT ?3";
 const UNPARK: &str = "UPDATE jobs SET due_at = parked, parked = NULL WHERE seq = ?1 AND parked IS NOT NULL";
-const NEXT_PARKED: &str = "SELECT tenant_id, channel FROM jobs INDEXED BY jobs_parked
-  WHERE parked IS NOT NULL AND (tenant_id, channel) > (?1, ?2) ORDER BY tenant_id, channel LIMIT 1";
+// See `claim::NEXT_LANE`.
+pub(super) const NEXT_PARKED: &str = "SELECT tenant_id, channel FROM jobs INDEXED BY jobs_parked
+  WHERE parked IS NOT NULL AND (tenant_id, channel, parked) > (?1, ?2, 9223372036854775807) ORDER BY tenant_id, channel LIMIT 1";
 const FIND_JOB: &str = "SELECT action, attempt, due_at, expires_at, epoch IS NOT NULL, started_at, tried, parked IS NOT NULL
   FROM jobs WHERE seq = ?1 AND tenant_id = ?2";
 const RELEASE: &str = "UPDATE jobs SET epoch = NULL, attempt = attempt - (started_at IS NOT NULL), started_at = NULL, config_id = NULL

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, sync::mpsc};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{SqliteStore, connection, messages, pages, statements};
+use super::{SqliteStore, claim, connection, messages, pages, queue, statements};
 use crate::{
     Error, Health, Messages, NewMessage, Nodes, Result, Secrets, Store,
     conformance::fixture::{accept, at, keyed, message, message_claim, seq, tenant},
@@ -334,5 +334,34 @@ async fn only_what_housekeeping_reads_is_scanned() -> Result<()> {
         let slow = plan.iter().any(|step| step.starts_with("SCAN") && step != "SCAN CONSTANT ROW" || step.contains("TEMP B-TREE"));
         assert!(!slow || few.iter().any(|part| sql.contains(part)), "{sql}: {plan:?}");
     }
+    Ok(())
+}
+
+/// Steps of SQLite's machine that a query takes until its first row, or to find none.
+fn steps(c: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<i32> {
+    let mut select = c.prepare(sql)?;
+    select.exists(values)?;
+    Ok(select.get_status(rusqlite::StatementStatus::VmStep))
+}
+
+#[tokio::test]
+async fn a_lane_is_passed_in_one_step_however_much_waits_in_it() -> Result<()> {
+    let (_folder, _, store) = fresh().await?;
+    let shared: Arc<dyn Store> = store.clone();
+    let tenant = tenant(&shared, 1).await?;
+    accept(&shared, (0..2_000).map(|n| message(tenant, seq(n))).collect()).await?;
+    let look = |sql: &'static str, columns: &'static str| {
+        store.read(move |c| {
+            let lane: Vec<rusqlite::types::Value> = c.query_row(&format!("SELECT {columns} FROM jobs LIMIT 1"), [], |r| {
+                (0..columns.split(", ").count()).map(|column| r.get(column)).collect()
+            })?;
+            steps(c, sql, rusqlite::params_from_iter(lane))
+        })
+    };
+    let lanes = look(claim::NEXT_LANE, "tenant_id, environment, channel, urgency, outlet").await?;
+    assert!(lanes < 100, "{lanes} steps over the jobs that are due");
+    store.write(|c| Ok(c.execute("UPDATE jobs SET parked = due_at", [])?)).await?;
+    let parked = look(queue::NEXT_PARKED, "tenant_id, channel").await?;
+    assert!(parked < 100, "{parked} steps over the jobs that are parked");
     Ok(())
 }

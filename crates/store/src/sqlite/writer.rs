@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection;
+use super::{checkpoint::Checkpointer, connection};
 use crate::{Error, Result};
 
 /// Requests that may wait; further callers wait for room.
@@ -28,9 +28,11 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(connection: Connection, path: PathBuf) -> Result<Self> {
+    pub(super) fn start(mut connection: Connection, path: PathBuf) -> Result<Self> {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let writing = Writing { connection: Some(connection), path };
+        let checkpointer = Checkpointer::start(path.clone())?;
+        checkpointer.watch(&mut connection)?;
+        let writing = Writing { connection: Some(connection), path, checkpointer };
         let spawned = std::thread::Builder::new().name("raven-writer".to_owned()).spawn(move || writing.run(receiver));
         let thread = spawned.map_err(|e| Error::Unavailable(e.into()))?;
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
@@ -129,6 +131,7 @@ struct Writing {
     /// `None` after a failure: opened again for the next group.
     connection: Option<Connection>,
     path: PathBuf,
+    checkpointer: Checkpointer,
 }
 
 impl Writing {
@@ -139,6 +142,9 @@ impl Writing {
             for request in group.drain(..) {
                 request.answer(failure.as_ref());
             }
+            if let Some(connection) = &self.connection {
+                self.checkpointer.finish(connection);
+            }
         }
     }
 
@@ -146,7 +152,11 @@ impl Writing {
     fn transact(&mut self, group: &mut [Box<dyn Request>]) -> Result<()> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connection::reopen(&self.path)?,
+            None => {
+                let mut connection = connection::reopen(&self.path)?;
+                self.checkpointer.watch(&mut connection)?;
+                connection
+            }
         };
         let result = run_group(&connection, group);
         // One that failed is closed, which rolls back what is still open, and the next group starts afresh.
