@@ -64,9 +64,10 @@ struct Arguments {
     /// Only this engine, in figures that are about both
     #[arg(long, value_name = "ENGINE")]
     engine: Option<OnlyEngine>,
-    /// Which idempotency keys `accept` and `deliver` send
-    #[arg(long, value_name = "KIND", default_value = "sequential")]
-    keys: Keys,
+    /// Which idempotency keys `accept` and `deliver` send (usually sequential ones), and `decay` (usually sequential ones, then random
+    /// ones)
+    #[arg(long, value_name = "KIND")]
+    keys: Option<Keys>,
     /// Connections of the load
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
@@ -330,7 +331,10 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
         conclude("flood", bounded(longest, figures::guard::flood(bench)).await);
     }
     for (work, pair) in arguments.throughputs() {
-        conclude(work.name(), bounded(longest, figures::throughput::measure(bench, work, &pair, arguments.keys)).await);
+        conclude(
+            work.name(),
+            bounded(longest, figures::throughput::measure(bench, work, &pair, arguments.keys.unwrap_or(Keys::Sequential))).await,
+        );
     }
     if arguments.wants(Figure::DeliverWide) {
         conclude("deliver-wide", bounded(longest, figures::wide::measure(bench, &engines)).await);
@@ -364,7 +368,7 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
                 Figure::Hanging => bounded(longest, figures::hanging::measure(bench, engine)).await,
                 Figure::Backlog => bounded(longest, figures::backlog::measure(bench, engine)).await,
                 Figure::List => bounded(longest, figures::list::measure(bench, engine)).await,
-                Figure::Decay => bounded(longest, figures::decay::measure(bench, engine)).await,
+                Figure::Decay => bounded(longest, figures::decay::measure(bench, engine, arguments.keys)).await,
                 _ => bounded(figures::sustained::LONGEST, figures::sustained::measure(bench, engine)).await,
             };
             conclude(&format!("{}, {}", figure.name(), engine.name()), done);

@@ -21,10 +21,14 @@ const FEW: u64 = 10_000;
 /// Goal, and the messages it is about.
 const LEAST: (f64, u64) = (0.8, 10_000_000);
 
-/// Measures an engine.
-pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
-    for keys in [Keys::Sequential, Keys::Random] {
-        let kind = if keys == Keys::Sequential { "sequential" } else { "random" };
+/// Measures an engine, with keys of one kind or of both.
+pub(crate) async fn measure(bench: &Bench, engine: Engine, only: Option<Keys>) -> Result<()> {
+    for keys in only.map_or(vec![Keys::Sequential, Keys::Random], |only| vec![only]) {
+        let kind = match keys {
+            Keys::Sequential => "sequential",
+            Keys::Random => "random",
+            Keys::Absent => "no",
+        };
         bench.say(&format!("decay, {}, {kind} keys: fills in {} messages", engine.name(), bench.scale.stored));
         let large = side(bench, engine, &format!("decay-{kind}-large"), bench.scale.stored, keys).await?;
         let (mut few, mut many) = (Vec::new(), Vec::new());
