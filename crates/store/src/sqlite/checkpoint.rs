@@ -122,15 +122,12 @@ impl Moving {
             }
             match self.step() {
                 Ok(is_left) => self.log.is_left.store(is_left, Ordering::Release),
-                Err(e) => {
-                    self.connection = None;
-                    tell(Err(e));
-                }
+                Err(e) => tell(Err(e)),
             }
         }
     }
 
-    /// Moves what is there. Returns whether more has come meanwhile.
+    /// Moves what is there. Returns whether more has come meanwhile. A connection that failed is not used again.
     fn step(&mut self) -> Result<bool> {
         let connection = match self.connection.take() {
             Some(connection) => connection,

@@ -3,6 +3,7 @@
 mod differential;
 mod invariants;
 mod parity;
+mod plans;
 mod postgres;
 mod rls;
 mod sqlite;
