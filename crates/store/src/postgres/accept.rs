@@ -16,8 +16,10 @@ use uuid::Uuid;
 use super::{
     PostgresStore,
     connection::{Connection, Failure, Param},
+    parts::{self, Parts},
     quota::{self, Slice},
     rows::{code, get},
+    usage::{self, AcceptedRow},
 };
 use crate::{
     Accepted, Action, Error, NewMessage, Refusal, Result, Urgency,
@@ -28,7 +30,8 @@ use crate::{
 // What was inserted is joined by seq, never by key. Only rows that were not accepted come back. `= ANY` keeps every plan
 // to the rows that are asked for, whatever way it joins them. Tenants, keys and slices are few in a batch, so they are read
 // once and not for each message. Whether a quota has room is decided before any key is taken:
-// what is turned away uses up none. A slice that somebody took tokens back from meanwhile refuses its debit (a constraint).
+// what is turned away uses up none. A slice that somebody took tokens back from meanwhile refuses its debit (a constraint). The debit
+// is an insert because that looks its one row up by the whole key; an update would go over all parts of the tenant's counters.
 // Most tenants suppress nobody, which is one look into the index for each tenant of the batch; only where there is something
 // are recipients looked up, one by one: a correlated sub-select is the one way that the planner can't turn into a join.
 // (OFFSET keeps it from being looked up again wherever it is named.)
@@ -41,7 +44,9 @@ WITH tenant AS MATERIALIZED (
 ), key AS MATERIALIZED (
   SELECT id, tenant_id FROM api_keys WHERE id = ANY ($33::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)
 ), slice AS MATERIALIZED (
-  SELECT tenant_id, day, slot, granted, used FROM quotas WHERE tenant_id = ANY ($32) AND day = ANY ($34::integer[]) AND slot = ANY ($35::smallint[])
+  SELECT s.tenant_id, s.day, s.slot, q.granted, q.used
+  FROM unnest($34::uuid[], $35::integer[], $36::integer[]) AS s (tenant_id, day, slot)
+  CROSS JOIN LATERAL (SELECT granted, used FROM quotas q WHERE q.tenant_id = s.tenant_id AND q.day = s.day AND q.slot = s.slot LIMIT 1) q
 ), candidate AS MATERIALIZED (
   SELECT a.*, CASE WHEN a.key_id IS NOT NULL AND a.known_key IS NULL THEN 1 WHEN a.known_tenant IS NULL THEN 2
     WHEN a.quota IS NOT NULL AND a.suppression IS NULL AND a.ordinal > a.room THEN 3 ELSE 0 END AS refusal
@@ -56,7 +61,7 @@ WITH tenant AS MATERIALIZED (
         $12::text[], $13::text[])
       WITH ORDINALITY AS c (seq, kind, recipient, content, external_id, segments, key, fingerprint, due_at, ordinal, audit, lookup, n)
     JOIN unnest($14::uuid[], $15::smallint[], $16::smallint[], $17::smallint[], $18::uuid[], $19::boolean[], $20::smallint[], $21::bigint[],
-        $22::bigint[], $23::bigint[], $24::boolean[], $25::uuid[], $26::smallint[], $27::integer[], $28::smallint[], $29::bigint[],
+        $22::bigint[], $23::bigint[], $24::boolean[], $25::uuid[], $26::smallint[], $27::integer[], $28::integer[], $29::bigint[],
         $30::smallint[], $31::smallint[])
       WITH ORDINALITY AS g (tenant_id, environment, channel, source, key_id, large, operation, key_lasts,
         lasts, epoch, started, config_id, encoding, day, slot, quota, priority, outlet, n) ON g.n = c.kind
@@ -77,7 +82,7 @@ WITH tenant AS MATERIALIZED (
   INSERT INTO messages (seq, tenant_id, environment, channel, source, status, large, segments, encoding, external_id, recipient, content, priority,
     failure_reason)
   SELECT seq, tenant_id, environment, channel, source, CASE WHEN suppression IS NOT NULL THEN 42 WHEN started THEN 20 ELSE 10 END, large,
-    segments, encoding, external_id, recipient, content, priority, ($36::text[])[suppression]
+    segments, encoding, external_id, recipient, content, priority, ($37::text[])[suppression]
   FROM accepted
 ), job AS (
   INSERT INTO jobs (seq, tenant_id, due_at, expires_at, epoch, started_at, environment, channel, action, attempt, config_id, urgency, outlet)
@@ -86,11 +91,11 @@ WITH tenant AS MATERIALIZED (
   FROM accepted WHERE suppression IS NULL
 ), event AS (
   INSERT INTO events (message_seq, tenant_id, kind, at, attempt, detail)
-  SELECT seq, tenant_id, 7, $1, 0, ($36)[suppression] FROM accepted WHERE suppression IS NOT NULL
+  SELECT seq, tenant_id, 7, $1, 0, ($37)[suppression] FROM accepted WHERE suppression IS NOT NULL
 ), debit AS (
-  UPDATE quotas q SET used = q.used + a.messages
-  FROM (SELECT tenant_id, day, slot, count(*) AS messages FROM accepted WHERE quota IS NOT NULL AND suppression IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) a
-  WHERE q.tenant_id = ANY ($32) AND q.tenant_id = a.tenant_id AND q.day = a.day AND q.slot = a.slot
+  INSERT INTO quotas (tenant_id, day, slot, granted, used)
+  SELECT tenant_id, day, slot, count(*), count(*) FROM accepted WHERE quota IS NOT NULL AND suppression IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+  ON CONFLICT (tenant_id, day, slot) DO UPDATE SET used = quotas.used + EXCLUDED.used
 ), usage AS (
   INSERT INTO usage_accepted (tenant_id, day, environment, channel, key_id, slot, messages, suppressed)
   SELECT tenant_id, day, environment, channel, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), slot, count(*),
@@ -168,7 +173,7 @@ struct Common {
 }
 
 impl Common {
-    fn of(m: &NewMessage) -> Self {
+    fn of(m: &NewMessage, slice: Slice) -> Self {
         let claim = m.idempotency.as_ref();
         let lasts = |until: Timestamp| until.millis() - m.due_at.millis();
         Self {
@@ -185,7 +190,7 @@ impl Common {
             started: m.started.is_some(),
             config: m.started.flatten().map(|c| c.0),
             encoding: m.encoding.map(Encoding::code),
-            slice: slice(m),
+            slice,
             quota: m.quota,
             priority: m.priority.code(),
             outlet: m.outlet.0,
@@ -216,14 +221,13 @@ struct Columns<'b> {
     /// Each once.
     tenants: Vec<Uuid>,
     keys: Vec<Uuid>,
-    days: Vec<i32>,
-    slots: Vec<i16>,
+    slices: Vec<Slice>,
     debits: HashMap<Slice, i64>,
 }
 
-/// The slice of a quota that a message is debited from, if it counts.
-fn slice(m: &NewMessage) -> Slice {
-    Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot: i16::from(m.seq.slot()) }
+/// The slice of a quota that a message is debited from, if it counts; and what tells the rows of usage that it is counted in.
+fn slice(m: &NewMessage, part: i32) -> Slice {
+    Slice { tenant: m.tenant.0, day: m.seq.at().day().0, slot: parts::slot(m.seq.slot(), part) }
 }
 
 /// Adds what is not the last one already. (One that comes again later does no harm.)
@@ -234,8 +238,8 @@ fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
 }
 
 impl<'b> Columns<'b> {
-    fn push(&mut self, m: &'b NewMessage) {
-        let (claim, common) = (m.idempotency.as_ref(), Common::of(m));
+    fn push(&mut self, m: &'b NewMessage, slice: Slice) {
+        let (claim, common) = (m.idempotency.as_ref(), Common::of(m, slice));
         note(&mut self.kinds, common);
         self.seq.push(m.seq.0);
         self.kind.push(i32::try_from(self.kinds.len()).unwrap_or(i32::MAX));
@@ -258,12 +262,18 @@ impl<'b> Columns<'b> {
         if let Some(key) = common.key {
             note(&mut self.keys, key);
         }
-        note(&mut self.days, common.slice.day);
-        note(&mut self.slots, common.slice.slot);
+        let mut of_tenant = self.slices.iter().rev().take_while(|known| known.tenant == slice.tenant);
+        if !of_tenant.any(|known| *known == slice) {
+            self.slices.push(slice);
+        }
     }
 
     fn of_kinds<T>(&self, of: impl Fn(&Common) -> T) -> Vec<T> {
         self.kinds.iter().map(of).collect()
+    }
+
+    fn of_slices<T>(&self, of: impl Fn(&Slice) -> T) -> Vec<T> {
+        self.slices.iter().map(of).collect()
     }
 
     /// Accepts, and tells by seq which rows were not, or not to be sent.
@@ -306,8 +316,9 @@ impl<'b> Columns<'b> {
                     &self.of_kinds(|kind| kind.outlet),
                     &self.tenants,
                     &self.keys,
-                    &self.days,
-                    &self.slots,
+                    &self.of_slices(|slice| slice.tenant),
+                    &self.of_slices(|slice| slice.day),
+                    &self.of_slices(|slice| slice.slot),
                     &reasons,
                 ],
             )
@@ -333,6 +344,8 @@ const REFILLS: usize = 16;
 /// A batch under way: answers are filled in as they become known.
 struct Batch<'b> {
     messages: &'b [NewMessage],
+    /// What each of them is debited from.
+    slices: Vec<Slice>,
     answers: Vec<Option<Result<Accepted>>>,
     /// Positions of messages that lost their key to an earlier one.
     taken: Vec<usize>,
@@ -342,8 +355,10 @@ struct Batch<'b> {
 }
 
 impl<'b> Batch<'b> {
-    fn new(messages: &'b [NewMessage], now: Timestamp) -> Self {
-        Self { messages, answers: messages.iter().map(|_| None).collect(), taken: Vec::new(), short: Vec::new(), now }
+    fn new(messages: &'b [NewMessage], parts: &Parts<AcceptedRow>, now: Timestamp) -> Self {
+        let parts = parts.of(messages.iter().map(|m| m.tenant.0));
+        let slices = messages.iter().zip(parts).map(|(m, part)| slice(m, part)).collect();
+        Self { messages, slices, answers: messages.iter().map(|_| None).collect(), taken: Vec::new(), short: Vec::new(), now }
     }
 
     /// Positions in `messages`, in the order in which they are stored.
@@ -410,7 +425,7 @@ impl<'b> Batch<'b> {
     async fn accept(&mut self, connection: &mut Connection, stretch: &[usize]) -> Result<(), Failure> {
         let mut columns = Columns::default();
         for i in stretch {
-            columns.push(&self.messages[*i]);
+            columns.push(&self.messages[*i], self.slices[*i]);
         }
         let turned = columns.accept(connection, self.now).await?;
         for i in stretch {
@@ -423,6 +438,16 @@ impl<'b> Batch<'b> {
             }
         }
         Ok(())
+    }
+
+    /// What is accepted now, and the rows of usage that it is counted in.
+    fn counted(&self) -> impl Iterator<Item = AcceptedRow> {
+        let is_counted = |i: &usize| matches!(self.answers[*i], Some(Ok(Accepted::Created | Accepted::Suppressed)));
+        (0..self.messages.len()).filter(is_counted).map(|i| {
+            let m = &self.messages[i];
+            let key = m.key.map_or(Uuid::nil(), |key| key.0);
+            AcceptedRow { slice: self.slices[i], environment: m.environment.code(), channel: m.channel.code(), key }
+        })
     }
 
     /// Answers those of the messages whose key was used before, and gives back the positions of the others. A statement of its
@@ -456,9 +481,9 @@ impl<'b> Batch<'b> {
     /// positions of the others come back.
     async fn refill(&mut self, connection: &mut Connection, positions: Vec<usize>) -> Result<Vec<usize>> {
         let mut wanted: BTreeMap<Slice, (i64, i64)> = BTreeMap::new();
-        for message in positions.iter().map(|i| &self.messages[*i]) {
-            let (limit, needed) = wanted.entry(slice(message)).or_insert((i64::MAX, 0));
-            *limit = (*limit).min(message.quota.unwrap_or(i64::MAX));
+        for i in &positions {
+            let (limit, needed) = wanted.entry(self.slices[*i]).or_insert((i64::MAX, 0));
+            *limit = (*limit).min(self.messages[*i].quota.unwrap_or(i64::MAX));
             *needed += 1;
         }
         let mut used_up: HashSet<Slice> = HashSet::new();
@@ -473,7 +498,7 @@ impl<'b> Batch<'b> {
                 Err(failure) => return Err(failure.into_error()),
             }
         }
-        let (refused, room): (Vec<usize>, Vec<usize>) = positions.into_iter().partition(|i| used_up.contains(&slice(&self.messages[*i])));
+        let (refused, room): (Vec<usize>, Vec<usize>) = positions.into_iter().partition(|i| used_up.contains(&self.slices[*i]));
         for i in refused {
             self.answers[i] = Some(Ok(Accepted::Refused(Refusal::Quota)));
         }
@@ -537,7 +562,7 @@ pub(super) async fn accept(store: &PostgresStore, messages: &[NewMessage], now: 
     let Some(first) = messages.first() else { return Ok(Vec::new()) };
     let writer = usize::from(first.tenant.0.as_bytes()[15]) % store.writers.len();
     let mut connection = store.writers[writer].get().await?;
-    accept_over(&mut connection, messages, now).await
+    accept_over(&store.accepted, &mut connection, messages, now).await
 }
 
 /// See [`Messages::accept_waiting`](crate::Messages::accept_waiting).
@@ -547,17 +572,24 @@ pub(super) async fn accept_waiting(store: &PostgresStore, writer: usize, intake:
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    accept_over(&mut connection, &messages, now).await
+    accept_over(&store.accepted, &mut connection, &messages, now).await
 }
 
-async fn accept_over(connection: &mut Connection, messages: &[NewMessage], now: Timestamp) -> Result<Vec<Result<Accepted>>> {
-    let mut batch = Batch::new(messages, now);
+async fn accept_over(
+    parts: &Parts<AcceptedRow>,
+    connection: &mut Connection,
+    messages: &[NewMessage],
+    now: Timestamp,
+) -> Result<Vec<Result<Accepted>>> {
+    let mut batch = Batch::new(messages, parts, now);
     if let Err(error) = batch.run(connection).await {
         // What was committed before stays answered; if nothing was, the error is the whole answer.
         if batch.answers.iter().all(Option::is_none) {
             return Err(error);
         }
         tracing::warn!(error = ?error, "the database was lost amid a batch");
+    } else {
+        usage::look_at_accepted(parts, connection, batch.counted()).await;
     }
     let lost = || Err(Error::Unavailable("the database was lost amid the batch".into()));
     Ok(batch.answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect())

@@ -16,7 +16,9 @@ use super::{
     PostgresStore,
     connection::{Connection, Failure, Param},
     inbound,
+    parts::{self, Parts},
     rows::{code, get, limit as limit_of, time},
+    usage::{self, OutcomeRow},
 };
 use crate::{
     Action, CallbackRecord, CallbackState, Callbacks, Error, Preference, Reading, Replay, Reported, Result, Telling, Tried,
@@ -79,7 +81,7 @@ WITH m AS MATERIALIZED (
 )
 INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
 SELECT u.tenant_id, u.day, u.environment, u.channel, u.status, u.slot, count(*)
-FROM unnest($18::uuid[], $19::integer[], $20::smallint[], $21::smallint[], $22::smallint[], $23::smallint[])
+FROM unnest($18::uuid[], $19::integer[], $20::smallint[], $21::smallint[], $22::smallint[], $23::integer[])
   AS u (tenant_id, day, environment, channel, status, slot)
 GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
 ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages";
@@ -189,6 +191,7 @@ struct Report<'r> {
 /// A batch under way.
 struct Applying<'r> {
     readings: &'r [Reading],
+    counters: &'r Parts<OutcomeRow>,
     now: Timestamp,
     reports: Vec<Report<'r>>,
     targets: HashMap<(TenantId, Seq), Target>,
@@ -197,7 +200,7 @@ struct Applying<'r> {
 }
 
 impl<'r> Applying<'r> {
-    fn new(readings: &'r [Reading], now: Timestamp) -> Self {
+    fn new(readings: &'r [Reading], counters: &'r Parts<OutcomeRow>, now: Timestamp) -> Self {
         let mut reports = Vec::new();
         for (of, reading) in readings.iter().enumerate() {
             for telling in reading.tells.as_ref().map_or(&[][..], Vec::as_slice) {
@@ -206,7 +209,7 @@ impl<'r> Applying<'r> {
                 }
             }
         }
-        Self { readings, now, reports, targets: HashMap::new(), missing: HashSet::new() }
+        Self { readings, counters, now, reports, targets: HashMap::new(), missing: HashSet::new() }
     }
 
     /// Runs the transaction. One that fails is left open, and its connection is closed with it.
@@ -220,6 +223,8 @@ impl<'r> Applying<'r> {
         self.write_further(&mut connection).await?;
         let states = self.note(&mut connection).await?;
         connection.commit().await?;
+        let counted = self.risen().map(|(r, target, status)| (r.reading.tenant.0, target.seq, status));
+        usage::look_at_outcomes(self.counters, &mut connection, counted).await;
         Ok(states)
     }
 
@@ -303,6 +308,11 @@ impl<'r> Applying<'r> {
         })
     }
 
+    /// Those of them that raise their message to a status that is counted.
+    fn risen(&self) -> impl Iterator<Item = (&Report<'r>, &Target, Status)> {
+        self.added().filter_map(|(r, target, addition)| Some((r, target, addition.rose_to.filter(|status| status.is_settled())?)))
+    }
+
     /// Gives jobs to messages that go another way. First, so that what else the batch tells can end them.
     async fn resend(&self, connection: &mut Connection) -> Result<()> {
         for (r, target, addition) in self.added() {
@@ -331,10 +341,8 @@ impl<'r> Applying<'r> {
         changed.sort_unstable_by_key(|target| target.seq);
         changed.dedup_by_key(|target| target.seq);
         let (Some(first), Some(last)) = (changed.first().map(|t| t.seq.0), changed.last().map(|t| t.seq.0)) else { return Ok(()) };
-        let risen: Vec<_> = added
-            .iter()
-            .filter_map(|(r, target, addition)| Some((r, target, addition.rose_to.filter(|status| status.is_settled())?)))
-            .collect();
+        let risen: Vec<_> = self.risen().collect();
+        let parts = self.counters.of(risen.iter().map(|(r, ..)| r.reading.tenant.0));
         let of = |target: &Target| target.cost.as_ref().map(|cost| cost.currency.clone());
         let params: [Param<'_>; 23] = [
             &changed.iter().map(|t| t.seq.0).collect::<Vec<_>>(),
@@ -359,7 +367,7 @@ impl<'r> Applying<'r> {
             &risen.iter().map(|(_, target, _)| target.environment.code()).collect::<Vec<_>>(),
             &risen.iter().map(|(_, target, _)| target.channel.code()).collect::<Vec<_>>(),
             &risen.iter().map(|(.., status)| status.code()).collect::<Vec<_>>(),
-            &risen.iter().map(|(_, target, _)| i16::from(target.seq.slot())).collect::<Vec<_>>(),
+            &risen.iter().zip(parts).map(|((_, target, _), part)| parts::slot(target.seq.slot(), part)).collect::<Vec<_>>(),
         ];
         connection.execute(WRITE, &params).await?;
         Ok(())
@@ -524,7 +532,7 @@ impl Callbacks for PostgresStore {
         if readings.is_empty() {
             return Ok(Vec::new());
         }
-        let run = async || Applying::new(readings, now).run(self.connection().await?).await;
+        let run = async || Applying::new(readings, &self.reported, now).run(self.connection().await?).await;
         match run().await {
             // Two transactions that met, perhaps: the same may work at once.
             Err(Error::Unavailable(_)) => run().await,

@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { number: 6, name: "callbacks", sql: include_str!("../../migrations/0006_callbacks/postgres.sql") },
     Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/postgres.sql") },
     Step { number: 8, name: "rare_statuses", sql: include_str!("../../migrations/0008_rare_statuses/postgres.sql") },
+    Step { number: 9, name: "parts", sql: include_str!("../../migrations/0009_parts/postgres.sql") },
 ];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.

@@ -26,6 +26,7 @@ mod members;
 mod messages;
 mod migrate;
 mod nodes;
+mod parts;
 mod providers;
 mod purge;
 mod queue;
@@ -54,6 +55,10 @@ pub struct PostgresStore {
     general: Connections,
     writers: Vec<Connections>,
     markers: Connections,
+    /// Where acceptance counts, and settling, and the application of callbacks.
+    accepted: parts::Parts<usage::AcceptedRow>,
+    outcomes: parts::Parts<usage::OutcomeRow>,
+    reported: parts::Parts<usage::OutcomeRow>,
     direct: (Config, tls::Tls),
     /// Where nodes wake each other.
     line: listen::Line,
@@ -80,6 +85,9 @@ impl PostgresStore {
             general: pool(GENERAL)?,
             writers: (0..WRITERS).map(|_| Connections::new(&connection::joining_by_hash(&config), &tls, 1)).collect::<Result<_>>()?,
             markers: Connections::new(&connection::joining_by_hash(&config), &tls, MARKERS)?,
+            accepted: parts::Parts::default(),
+            outcomes: parts::Parts::default(),
+            reported: parts::Parts::default(),
             line: listen::Line::new(&direct.0, &direct.1),
             direct,
             last_lane: Mutex::new(None),

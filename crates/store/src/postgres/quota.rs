@@ -46,12 +46,12 @@ const PART: i64 = 16;
 /// And never more than this.
 const LARGEST: i64 = 100_000;
 
-/// Whose quota, of which day, and which node's slice of it.
+/// Whose quota, of which day, and which node's slice of it (in parts: [`super::parts`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Slice {
     pub(super) tenant: Uuid,
     pub(super) day: i32,
-    pub(super) slot: i16,
+    pub(super) slot: i32,
 }
 
 /// Sees that a slice holds `needed` tokens, or as many as the limit leaves: the number that it holds now. Zero is only

@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::{
     PostgresStore,
     connection::{Connection, Failure, Param},
+    parts,
     rows::{code, get},
+    usage,
 };
 use crate::{Action, Lease, Next, Result, Settlement, Start, Started, Tried, callbacks::provider_key};
 
@@ -104,9 +106,15 @@ WITH s AS MATERIALIZED (
   ON CONFLICT DO NOTHING
 )
 INSERT INTO usage_outcomes (tenant_id, day, environment, channel, status, slot, messages)
-SELECT m.tenant_id, ((m.seq >> 21) / 86400000)::integer AS day, m.environment, m.channel, m.status, (m.seq >> 13 & 255)::smallint AS slot, count(*)
-FROM message m JOIN before b ON b.seq = m.seq WHERE m.status >= 30 AND m.status > b.status
-GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+SELECT c.tenant_id, c.day, c.environment, c.channel, c.status,
+  c.slot + 256 * COALESCE((SELECT p.part FROM unnest($27::uuid[], $28::integer[]) AS p (tenant_id, part) WHERE p.tenant_id = c.tenant_id LIMIT 1), 0) AS slot,
+  c.messages
+FROM (
+  SELECT m.tenant_id, ((m.seq >> 21) / 86400000)::integer AS day, m.environment, m.channel, m.status, (m.seq >> 13 & 255)::integer AS slot,
+    count(*) AS messages
+  FROM message m JOIN before b ON b.seq = m.seq WHERE m.status >= 30 AND m.status > b.status
+  GROUP BY 1, 2, 3, 4, 5, 6
+) c ORDER BY 1, 2, 3, 4, 5, 6
 ON CONFLICT (tenant_id, day, environment, channel, status, slot) DO UPDATE SET messages = usage_outcomes.messages + EXCLUDED.messages";
 
 const _: () = {
@@ -115,6 +123,7 @@ const _: () = {
     assert!(SuppressionSource::Answer.code() == 2);
     // A seq of the second millisecond, of slot 3.
     let seq = Seq((1 << 21) + (3 << 13) + 5);
+    assert!(parts::slot(seq.slot(), 2) == 3 + 256 * 2);
     assert!(seq.at().millis() == seq.0 >> 21 && seq.slot() as i64 == seq.0 >> 13 & 255);
 };
 
@@ -181,35 +190,95 @@ pub(super) async fn settle(store: &PostgresStore, lease: Lease, settlements: &[S
         return Ok(());
     }
     let suppressing: Vec<&Settlement> = rounds.iter().flatten().copied().filter(|s| s.suppresses.is_some()).collect();
+    let batch = Batch { lease, suppressing, parts: store.outcomes.beyond_first(settlements.iter().map(|s| s.tenant.0)), rounds };
     let mut connection = store.markers.get().await?;
-    // A single statement is a transaction of its own, and one round trip.
-    if let ([only], []) = (&rounds[..], &suppressing[..]) {
-        return match settle_round(&mut connection, lease, only).await {
-            Err(failure) if failure.is_collision() => Ok(settle_round(&mut connection, lease, only).await?),
-            other => Ok(other?),
-        };
-    }
-    match settle_rounds(&mut connection, lease, &suppressing, &rounds).await {
-        Err(failure) if failure.is_collision() => {
-            connection.rollback().await?;
-            Ok(settle_rounds(&mut connection, lease, &suppressing, &rounds).await?)
-        }
-        other => Ok(other?),
-    }
+    batch.run(&mut connection).await?;
+    let counted = settlements.iter().filter(|s| s.status.is_settled()).map(|s| (s.tenant.0, s.seq, s.status));
+    usage::look_at_outcomes(&store.outcomes, &mut connection, counted).await;
+    Ok(())
 }
 
-async fn settle_rounds(
-    connection: &mut Connection,
+/// Settlements on their way: those that suppress, and all of them in rounds.
+struct Batch<'s> {
     lease: Lease,
-    suppressing: &[&Settlement],
-    rounds: &[Vec<&Settlement>],
-) -> Result<(), Failure> {
-    connection.begin().await?;
-    suppress(connection, suppressing).await?;
-    for round in rounds {
-        settle_round(connection, lease, round).await?;
+    suppressing: Vec<&'s Settlement>,
+    /// Tenants whose outcomes are not counted in their first part any more, and the parts.
+    parts: (Vec<Uuid>, Vec<i32>),
+    rounds: Vec<Vec<&'s Settlement>>,
+}
+
+impl Batch<'_> {
+    async fn run(&self, connection: &mut Connection) -> Result<(), Failure> {
+        // A single statement is a transaction of its own, and one round trip.
+        if let ([only], []) = (&self.rounds[..], &self.suppressing[..]) {
+            return match self.settle(connection, only).await {
+                Err(failure) if failure.is_collision() => self.settle(connection, only).await,
+                other => other,
+            };
+        }
+        match self.settle_all(connection).await {
+            Err(failure) if failure.is_collision() => {
+                connection.rollback().await?;
+                self.settle_all(connection).await
+            }
+            other => other,
+        }
     }
-    connection.commit().await
+
+    async fn settle_all(&self, connection: &mut Connection) -> Result<(), Failure> {
+        connection.begin().await?;
+        suppress(connection, &self.suppressing).await?;
+        for round in &self.rounds {
+            self.settle(connection, round).await?;
+        }
+        connection.commit().await
+    }
+
+    async fn settle(&self, connection: &mut Connection, round: &[&Settlement]) -> Result<(), Failure> {
+        let (Some(first), Some(last)) = (round.first(), round.last()) else { return Ok(()) };
+        let next = |s: &Settlement| match s.next {
+            Next::Done => None,
+            Next::At(action, at) => Some((action.code(), at.millis())),
+        };
+        let mut named: Vec<(ProviderKey, Seq)> = round.iter().filter_map(|s| Some((provider_key(s)?, s.seq))).collect();
+        named.sort_unstable();
+        connection
+            .execute(
+                SETTLE,
+                &[
+                    &self.lease.0,
+                    &first.seq.0,
+                    &last.seq.0,
+                    &column(round, |s| s.seq.0),
+                    &column(round, |s| s.tenant.0),
+                    &column(round, |s| s.attempt),
+                    &column(round, |s| s.started_at.map(Timestamp::millis)),
+                    &column(round, |s| s.at.millis()),
+                    &column(round, |s| s.kind.code()),
+                    &column(round, |s| s.status.code()),
+                    &column(round, |s| s.provider.as_deref()),
+                    &column(round, |s| s.config.map(|c| c.0)),
+                    &column(round, |s| s.provider_message_id.as_deref()),
+                    &column(round, |s| s.segments),
+                    &column(round, |s| s.cost_currency.as_deref()),
+                    &column(round, |s| s.cost_micros),
+                    &column(round, |s| s.failure_reason.as_deref()),
+                    &column(round, |s| s.detail.as_deref()),
+                    &column(round, |s| s.payload.as_deref()),
+                    &column(round, |s| next(s).map(|(action, _)| action)),
+                    &column(round, |s| next(s).map(|(_, at)| at)),
+                    &column(round, |s| s.tried.as_ref().map(Tried::text)),
+                    &column(round, |s| s.outlet.0),
+                    &named.iter().map(|(key, _)| key.bucket).collect::<Vec<_>>(),
+                    &named.iter().map(|(key, _)| key.digest).collect::<Vec<_>>(),
+                    &named.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(),
+                    &self.parts.0,
+                    &self.parts.1,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
 }
 
 /// Several outcomes of one message apply in their order, so the second one of any message waits for a second statement.
@@ -254,50 +323,6 @@ async fn suppress(connection: &mut Connection, settlements: &[&Settlement]) -> R
                 &column(settlements, |s| s.suppresses.as_ref().map(|s| indexed(&s.address))),
                 &column(settlements, |s| s.suppresses.as_ref().map(|s| s.address.as_str())),
                 &column(settlements, |s| s.suppresses.as_ref().map(|s| s.reason.code())),
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-async fn settle_round(connection: &mut Connection, lease: Lease, round: &[&Settlement]) -> Result<(), Failure> {
-    let (Some(first), Some(last)) = (round.first(), round.last()) else { return Ok(()) };
-    let next = |s: &Settlement| match s.next {
-        Next::Done => None,
-        Next::At(action, at) => Some((action.code(), at.millis())),
-    };
-    let mut named: Vec<(ProviderKey, Seq)> = round.iter().filter_map(|s| Some((provider_key(s)?, s.seq))).collect();
-    named.sort_unstable();
-    connection
-        .execute(
-            SETTLE,
-            &[
-                &lease.0,
-                &first.seq.0,
-                &last.seq.0,
-                &column(round, |s| s.seq.0),
-                &column(round, |s| s.tenant.0),
-                &column(round, |s| s.attempt),
-                &column(round, |s| s.started_at.map(Timestamp::millis)),
-                &column(round, |s| s.at.millis()),
-                &column(round, |s| s.kind.code()),
-                &column(round, |s| s.status.code()),
-                &column(round, |s| s.provider.as_deref()),
-                &column(round, |s| s.config.map(|c| c.0)),
-                &column(round, |s| s.provider_message_id.as_deref()),
-                &column(round, |s| s.segments),
-                &column(round, |s| s.cost_currency.as_deref()),
-                &column(round, |s| s.cost_micros),
-                &column(round, |s| s.failure_reason.as_deref()),
-                &column(round, |s| s.detail.as_deref()),
-                &column(round, |s| s.payload.as_deref()),
-                &column(round, |s| next(s).map(|(action, _)| action)),
-                &column(round, |s| next(s).map(|(_, at)| at)),
-                &column(round, |s| s.tried.as_ref().map(Tried::text)),
-                &column(round, |s| s.outlet.0),
-                &named.iter().map(|(key, _)| key.bucket).collect::<Vec<_>>(),
-                &named.iter().map(|(key, _)| key.digest).collect::<Vec<_>>(),
-                &named.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(),
             ],
         )
         .await?;

@@ -6,5 +6,6 @@ mod parity;
 mod plans;
 mod postgres;
 mod rls;
+mod snapshots;
 mod sqlite;
 mod wakes;

@@ -99,6 +99,21 @@ async fn no_kept_plan_reads_a_whole_table() {
     assert!(within > 25, "statements that a tenant's role may run: {within}");
 }
 
+#[tokio::test]
+async fn acceptance_finds_the_rows_of_a_quota_by_their_whole_key() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    client.batch_execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_nestloop = off").await.unwrap();
+    let sql = statements().into_iter().find(|sql| sql.contains("INSERT INTO quotas") && sql.contains("INSERT INTO messages")).unwrap();
+    let parameters = client.prepare(sql).await.unwrap().params().len();
+    let plan = plan(&client, sql, "EXPLAIN", &vec!["NULL"; parameters].join(", ")).await;
+    // A tenant's counters may be in many rows, so a condition on a part of the key would go over all of them.
+    let by_all = "Index Cond: ((tenant_id = s.tenant_id) AND (day = s.day) AND (slot = s.slot))";
+    let lines: Vec<&str> = plan.lines().map(str::trim).collect();
+    let scans: Vec<&[&str]> = lines.windows(2).filter(|pair| pair[0].contains("Scan") && pair[0].contains(" on quotas")).collect();
+    assert!(matches!(scans[..], [scan] if scan[1].replace("s_1.", "s.") == by_all), "{plan}");
+}
+
 /// Does a plan read an index from end to end? (A scan under a limit may begin at an end.)
 fn reads_an_index_whole(plan: &str) -> bool {
     let lines: Vec<&str> = plan.lines().collect();

@@ -25,7 +25,7 @@ pub(crate) async fn look(url: &str) -> Client {
     client
 }
 
-async fn column(client: &Client, sql: &str) -> Vec<String> {
+pub(crate) async fn column(client: &Client, sql: &str) -> Vec<String> {
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -223,7 +223,7 @@ fn seq_of(slot: i64, n: i64) -> Seq {
 }
 
 /// Accepts messages that count against a quota, and tells how many were created. The others must be refused for it.
-async fn send(store: &Arc<dyn Store>, tenant: TenantId, slot: i64, numbers: std::ops::Range<i64>, quota: i64) -> Result<usize> {
+pub(crate) async fn send(store: &Arc<dyn Store>, tenant: TenantId, slot: i64, numbers: std::ops::Range<i64>, quota: i64) -> Result<usize> {
     let batch = numbers.map(|n| NewMessage { quota: Some(quota), ..fixture::message(tenant, seq_of(slot, n)) }).collect();
     let answers = store.accept(batch, at(0)).await?.into_iter().collect::<Result<Vec<_>>>()?;
     let created = answers.iter().filter(|a| **a == Accepted::Created).count();
@@ -233,7 +233,7 @@ async fn send(store: &Arc<dyn Store>, tenant: TenantId, slot: i64, numbers: std:
 }
 
 /// What the rows of the quota must agree on: slices hold what the central row says was granted, and no more is used.
-async fn quotas_agree(url: &str, limit: i64) {
+pub(crate) async fn quotas_agree(url: &str, limit: i64) {
     let client = look(url).await;
     let agreed = column(
         &client,

@@ -1,0 +1,1 @@
+-- In PostgreSQL the counters of a node come in parts. Here they don't: one writer has no use for it.
