@@ -22,6 +22,8 @@ const LEAST: f64 = 0.95;
 /// Messages a second to the provider that hangs, and their connections.
 const RATE: u32 = 50;
 const CONNECTIONS: u64 = 4;
+/// Pairs of windows in a round: a window differs from the next one by more than the goal leaves.
+const PAIRS: usize = 2;
 
 /// Measures an engine.
 pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
@@ -41,8 +43,9 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
     // Numbers that the other load never comes to.
     let mut first = 5_000_000_000;
     let (mut shares, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
-    for round in 1..=bench.scale.rounds {
-        for (side, target) in targets.iter().enumerate() {
+    for round in 1..=bench.scale.rounds * PAIRS {
+        // In turn, so that what grows from window to window favours neither.
+        for side in if round % 2 == 1 { [0, 1] } else { [1, 0] } {
             let hung = bench.sink.hung();
             let others = (side == 1).then(|| {
                 let (address, template) = (server.address, [stuck.clone()]);
@@ -51,7 +54,7 @@ pub(crate) async fn measure(bench: &Bench, engine: Engine) -> Result<()> {
                 tokio::task::spawn_blocking(move || pace::run(address, &template, timetable))
             });
             let gate = Gate { arrivals: bench.sink.arrivals(), most: bench.outstanding };
-            let load = Load::start(target, bench.connections, Some(gate))?;
+            let load = Load::start(&targets[side], bench.connections, Some(gate))?;
             tokio::time::sleep(bench.scale.warm).await;
             let (begun, before) = (Instant::now(), bench.sink.arrivals().count());
             tokio::time::sleep(bench.scale.window).await;

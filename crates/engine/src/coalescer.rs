@@ -296,7 +296,7 @@ fn place(dispatcher: &Arc<Dispatcher>, lease: Lease, now: Timestamp, message: &m
         // for one in the database.
         _ => {
             leader.waits = true;
-            return dispatcher.left_behind(true);
+            return dispatcher.left_behind(true, &[]);
         }
     };
     let (tenant, environment, channel) = (message.tenant, message.environment, message.channel);

@@ -8,10 +8,10 @@
 
 mod lanes;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use raven_core::{ConfigId, Seq, Timestamp};
+use raven_core::{ConfigId, Seq, TenantId, Timestamp};
 use raven_store::{Job, Lane};
 use tokio::sync::Notify;
 
@@ -63,11 +63,30 @@ pub struct Taken {
 #[derive(Default)]
 struct State {
     lanes: Lanes,
-    /// Are there jobs in the database that were left there because this node was full?
+    /// May there be jobs in the database for which any permit that goes free is room?
     more_waits: bool,
+    /// Lanes with jobs in the database that were left there because the lanes were full.
+    passed_over: HashMap<TenantId, Vec<Lane>>,
     /// Calls that ended since the last claim.
     ended: usize,
     stopping: bool,
+}
+
+impl State {
+    fn pass_over(&mut self, lane: Lane) {
+        let lanes = self.passed_over.entry(lane.tenant).or_default();
+        if !lanes.contains(&lane) {
+            lanes.push(lane);
+        }
+    }
+
+    /// Is a claim worth it after a call of this tenant has ended? One that finds only lanes that are full still is not, and with a
+    /// provider that hangs there is always such a lane.
+    fn has_room(&self, tenant: TenantId, limits: &Limits) -> bool {
+        self.lanes.held() < limits.held / 2
+            && (self.more_waits
+                || self.passed_over.get(&tenant).is_some_and(|lanes| lanes.iter().any(|lane| !self.lanes.is_full(*lane, limits))))
+    }
 }
 
 /// Lanes and permits.
@@ -152,7 +171,7 @@ impl Drop for Permit {
         state.lanes.end(self.lane);
         state.ended += 1;
         let waits = state.lanes.any_waits();
-        let room = state.more_waits && state.lanes.held() < self.dispatcher.limits.held / 2;
+        let room = state.has_room(self.lane.tenant, &self.dispatcher.limits);
         drop(state);
         self.dispatcher.metrics.in_flight.dec();
         if waits {
@@ -208,7 +227,11 @@ impl Dispatcher {
             }
             Room::Held => Place::Held(Promise { dispatcher: self.clone(), lane, config }),
             Room::None => {
-                state.more_waits = true;
+                if state.lanes.is_full(lane, &self.limits) {
+                    state.pass_over(lane);
+                } else {
+                    state.more_waits = true;
+                }
                 Place::None
             }
         }
@@ -237,6 +260,9 @@ impl Dispatcher {
         let mut taken = Taken::default();
         let mut state = self.state.lock();
         taken.stray = state.lanes.strays();
+        if !taken.stray.is_empty() && !state.passed_over.is_empty() {
+            self.room.notify_one();
+        }
         while taken.ready.len() < most
             && let Some((held, probe)) = state.lanes.pop(&self.limits, now, &mut taken.opens_at)
         {
@@ -248,7 +274,7 @@ impl Dispatcher {
         taken
     }
 
-    /// What the next claim may bring.
+    /// What the next claim may bring. What is noted of jobs in the database is forgotten: the claim tells ([`Self::left_behind`]).
     #[must_use]
     pub fn appetite(&self) -> Appetite {
         let mut state = self.state.lock();
@@ -257,12 +283,22 @@ impl Dispatcher {
             return Appetite { jobs: 0, of_lane: 0, skip: Vec::new() };
         }
         let (jobs, skip) = (self.limits.held.saturating_sub(state.lanes.held()), state.lanes.full(&self.limits));
+        // Without room there is no claim that could tell.
+        state.more_waits = jobs == 0;
+        state.passed_over.clear();
         Appetite { jobs, of_lane: ended.clamp(OF_LANE.0, OF_LANE.1), skip }
     }
 
-    /// Tells whether the last claim left jobs behind: then the next permit that goes free asks for another claim.
-    pub fn left_behind(&self, more_waits: bool) {
-        self.state.lock().more_waits = more_waits;
+    /// Tells what a claim may have left behind: more of all lanes, and what is in those that it passed over. The next permit that goes
+    /// free asks for another claim, if it makes room for that.
+    pub fn left_behind(&self, more_waits: bool, passed_over: &[Lane]) {
+        let mut state = self.state.lock();
+        state.more_waits |= more_waits;
+        passed_over.iter().for_each(|lane| state.pass_over(*lane));
+        // A lane may have emptied while the claim was under way.
+        if passed_over.iter().any(|lane| state.has_room(lane.tenant, &self.limits)) {
+            self.room.notify_one();
+        }
     }
 
     /// Waits until a job or a permit may have come.
@@ -320,7 +356,7 @@ impl Dispatcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raven_core::{Channel, Environment, TenantId, Timestamp};
+    use raven_core::{Channel, Environment};
     use raven_store::{Action, Outlet, Urgency};
     use uuid::Uuid;
 
@@ -554,5 +590,54 @@ mod tests {
         assert_eq!(d.appetite().jobs, 0);
         assert!(matches!(reserve(&d, lane(2)), Place::None));
         assert_eq!(d.held(), 0);
+    }
+    /// Was a claim asked for since the last time?
+    fn asks(d: &Dispatcher) -> bool {
+        use futures_util::FutureExt;
+        d.has_room().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_claim_is_asked_for_when_a_full_lane_has_room_and_not_before() {
+        let d = Dispatcher::new(Limits { calls: 100, tenant_calls: 100, held: 100, tenant_held: 50, lane_held: 4, ..limits() }, Arc::default());
+        let call = |n| if let Place::Call(permit) = reserve(&d, lane(n)) { permit } else { panic!("a permit") };
+        // Lane 1 is stuck: its config's calls don't end, and what is held of it waits.
+        let stuck = [call(1), call(1)];
+        (0..4).for_each(|n| hold(&d, job(lane(1), 10 + n)));
+        let skip = d.appetite().skip;
+        assert_eq!(skip, [lane(1)]);
+        d.left_behind(false, &skip);
+        assert!(!asks(&d));
+        (0..10).for_each(|_| drop(call(2)));
+        assert!(!asks(&d), "others' calls make no room for it");
+        // What finds no place in it changes nothing of that.
+        assert!(matches!(reserve(&d, lane(1)), Place::None));
+        drop(call(2));
+        assert!(!asks(&d));
+        // Its calls end one after the other; it is half empty when three of the four that were held are called.
+        let mut calls = Vec::from(stuck);
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            calls.remove(0);
+            asked.push(asks(&d));
+            calls.extend(take(&d, 1).into_iter().map(|(_, permit)| permit));
+        }
+        assert_eq!(asked, [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_claim_is_asked_for_by_any_call_when_the_last_one_was_full_or_the_node_is() {
+        let d = dispatcher();
+        d.left_behind(true, &[]);
+        let Place::Call(permit) = reserve(&d, lane(2)) else { panic!("a permit") };
+        drop(permit);
+        assert!(asks(&d));
+        assert!(d.appetite().skip.is_empty());
+        let Place::Call(permit) = reserve(&d, lane(2)) else { panic!("a permit") };
+        drop(permit);
+        assert!(!asks(&d), "it has been seen to");
+        // A lane that emptied while the claim was under way.
+        d.left_behind(false, &[lane(1)]);
+        assert!(asks(&d));
     }
 }

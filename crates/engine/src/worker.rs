@@ -304,7 +304,7 @@ impl Worker {
             }
         }
         self.park(parked, lease).await;
-        self.dispatcher.left_behind(got == limit || !skip.is_empty());
+        self.dispatcher.left_behind(got == limit, &skip);
         Ok((claimed.next_due, got > 0))
     }
 

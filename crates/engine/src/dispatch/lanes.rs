@@ -112,6 +112,11 @@ impl Outlet {
         self.gate.as_ref().and_then(|gate| gate.opens_at(now))
     }
 
+    /// Do jobs of this lane of the database come here?
+    fn brings(&self, source: raven_store::Outlet) -> bool {
+        source == raven_store::Outlet::of(self.config) || self.sources.contains(&source)
+    }
+
     fn turns_away(&self) -> bool {
         self.gate.as_ref().is_some_and(|gate| gate.turns_away())
     }
@@ -416,6 +421,14 @@ impl Lanes {
             return Some((held, probe));
         }
         None
+    }
+
+    /// Does a lane need no more from the database now?
+    pub(super) fn is_full(&self, lane: Lane, limits: &Limits) -> bool {
+        let Some(tenant) = self.tenants.get(&lane.tenant) else { return false };
+        let of_lane = |o: &&Outlet| o.environment == lane.environment && o.channel == lane.channel && o.brings(lane.outlet);
+        tenant.held >= limits.tenant_held
+            || tenant.outlets.iter().filter(of_lane).any(|o| o.waiting[index(lane.urgency)].len() >= limits.lane_held.div_ceil(2))
     }
 
     /// Lanes that need no more from the database now.
