@@ -58,7 +58,7 @@ struct Arguments {
     /// `decay` with the 10 million messages that its goal is about, instead of 3 million
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Only these figures; `sustained` is measured only if it is named
+    /// Only these figures; `sustained` and `snapshot` are measured only if they are named
     #[arg(long, value_name = "NAME")]
     only: Vec<Figure>,
     /// Only this engine, in figures that are about both
@@ -124,11 +124,12 @@ enum Figure {
     Keys,
     Flood,
     Sustained,
+    Snapshot,
 }
 
 impl Figure {
-    /// Those that are measured with both engines.
-    const OF_BOTH: [Self; 12] = [
+    /// Those that are not named after an engine and need PostgreSQL where it is asked for.
+    const WITH_POSTGRES: [Self; 13] = [
         Self::DeliverWide,
         Self::Single,
         Self::Latency,
@@ -141,7 +142,11 @@ impl Figure {
         Self::List,
         Self::Decay,
         Self::Sustained,
+        Self::Snapshot,
     ];
+
+    /// Those that are measured only if they are named.
+    const NAMED: [Self; 2] = [Self::Sustained, Self::Snapshot];
 
     /// As the command line calls it.
     fn name(self) -> String {
@@ -157,7 +162,7 @@ enum OnlyEngine {
 
 impl Arguments {
     fn wants(&self, figure: Figure) -> bool {
-        if self.only.is_empty() { figure != Figure::Sustained } else { self.only.contains(&figure) }
+        if self.only.is_empty() { !Figure::NAMED.contains(&figure) } else { self.only.contains(&figure) }
     }
 
     /// How long and how often things are measured.
@@ -199,7 +204,7 @@ impl Arguments {
 
     /// Does one of Raven's figures want it?
     fn wants_postgres(&self) -> bool {
-        let both = Figure::OF_BOTH.into_iter().any(|f| self.wants(f)) && self.engines().contains(&Engine::Postgres);
+        let both = Figure::WITH_POSTGRES.into_iter().any(|f| self.wants(f)) && self.engines().contains(&Engine::Postgres);
         both || self.throughputs().iter().any(|(_, engines)| engines.contains(&Engine::Postgres))
     }
 
@@ -373,6 +378,9 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> Result<bool> {
             };
             conclude(&format!("{}, {}", figure.name(), engine.name()), done);
         }
+    }
+    if arguments.wants(Figure::Snapshot) && engines.contains(&Engine::Postgres) {
+        conclude("snapshot", bounded(longest, figures::snapshot::measure(bench)).await);
     }
     Ok(whole)
 }

@@ -29,6 +29,7 @@ pub(crate) mod list;
 pub(crate) mod memory;
 mod quiet;
 pub(crate) mod single;
+pub(crate) mod snapshot;
 pub(crate) mod sustained;
 pub(crate) mod throughput;
 pub(crate) mod wide;
@@ -56,6 +57,8 @@ pub(crate) struct Scale {
     pub(crate) lasting: Duration,
     pub(crate) stream: u64,
     pub(crate) part: Duration,
+    /// Parts of `snapshot`, each as long as two windows.
+    pub(crate) parts: usize,
     /// Starts in `footprint`.
     pub(crate) starts: usize,
     /// The longest that one figure takes, of one engine where engines are measured one after the other.
@@ -80,6 +83,7 @@ impl Scale {
         lasting: Duration::from_secs(10 * 60),
         stream: 10_000_000,
         part: Duration::from_secs(30),
+        parts: 7,
         starts: 10,
         figure: Duration::from_secs(10 * 60),
         budget: Duration::from_secs(40 * 60),
@@ -103,6 +107,7 @@ impl Scale {
         lasting: Duration::from_secs(20),
         stream: 1_000_000,
         part: Duration::from_secs(5),
+        parts: 4,
         starts: 5,
         figure: Duration::from_secs(3 * 60),
         budget: Duration::from_secs(10 * 60),

@@ -599,7 +599,8 @@ mod tests {
 
     #[test]
     fn a_claim_is_asked_for_when_a_full_lane_has_room_and_not_before() {
-        let d = Dispatcher::new(Limits { calls: 100, tenant_calls: 100, held: 100, tenant_held: 50, lane_held: 4, ..limits() }, Arc::default());
+        let d =
+            Dispatcher::new(Limits { calls: 100, tenant_calls: 100, held: 100, tenant_held: 50, lane_held: 4, ..limits() }, Arc::default());
         let call = |n| if let Place::Call(permit) = reserve(&d, lane(n)) { permit } else { panic!("a permit") };
         // Lane 1 is stuck: its config's calls don't end, and what is held of it waits.
         let stuck = [call(1), call(1)];

@@ -327,6 +327,7 @@ impl Invariants for PostgresStore {
             _ => false,
         };
         connection.commit().await?;
+        self.worn.forget();
         Ok(mended)
     }
 }

@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/postgres.sql") },
     Step { number: 8, name: "rare_statuses", sql: include_str!("../../migrations/0008_rare_statuses/postgres.sql") },
     Step { number: 9, name: "parts", sql: include_str!("../../migrations/0009_parts/postgres.sql") },
+    Step { number: 10, name: "waiting", sql: include_str!("../../migrations/0010_waiting/postgres.sql") },
 ];
 
 /// The SQL of all steps, in order: two programs with the same text make the same schema.

@@ -40,6 +40,7 @@ mod tenants;
 mod timeline;
 mod tls;
 mod usage;
+mod worn;
 
 use connection::{Connection, Connections};
 
@@ -64,6 +65,8 @@ pub struct PostgresStore {
     line: listen::Line,
     /// The lane after which the next claim starts looking.
     last_lane: Mutex<Option<Lane>>,
+    /// Where claims begin to look.
+    worn: worn::Worn,
     /// The block of the idempotency table where the next purge starts looking.
     purge_from: Mutex<i64>,
 }
@@ -91,6 +94,7 @@ impl PostgresStore {
             line: listen::Line::new(&direct.0, &direct.1),
             direct,
             last_lane: Mutex::new(None),
+            worn: worn::Worn::default(),
             purge_from: Mutex::new(0),
         };
         store.ping().await?;
@@ -105,6 +109,12 @@ impl PostgresStore {
 /// What only tests do.
 #[cfg(any(test, feature = "conformance"))]
 impl PostgresStore {
+    /// The same store, as if its looks for due jobs took long from the first one on.
+    #[must_use]
+    pub fn with_slow_looks(self) -> Self {
+        Self { worn: worn::Worn::from_the_first(), ..self }
+    }
+
     /// Runs a statement as the verbs of a tenant run theirs, and tells how many rows came back.
     ///
     /// # Errors

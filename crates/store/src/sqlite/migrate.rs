@@ -26,6 +26,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { number: 7, name: "routing", sql: include_str!("../../migrations/0007_routing/sqlite.sql") },
     Step { number: 8, name: "rare_statuses", sql: include_str!("../../migrations/0008_rare_statuses/sqlite.sql") },
     Step { number: 9, name: "parts", sql: include_str!("../../migrations/0009_parts/sqlite.sql") },
+    Step { number: 10, name: "waiting", sql: include_str!("../../migrations/0010_waiting/sqlite.sql") },
 ];
 
 /// Number of the last step.

@@ -114,6 +114,33 @@ async fn acceptance_finds_the_rows_of_a_quota_by_their_whole_key() {
     assert!(matches!(scans[..], [scan] if scan[1].replace("s_1.", "s.") == by_all), "{plan}");
 }
 
+#[tokio::test]
+async fn claims_look_into_a_lane_however_many_jobs_wait() {
+    let database = fresh().await;
+    let client = look(&database.url).await;
+    let fill = format!(
+        "INSERT INTO jobs (seq, tenant_id, environment, channel, action, attempt, due_at, expires_at)
+         SELECT n, '{}', 1, 1, 1, 0, n, n + 1000000 FROM generate_series(1, 50000) AS n; ANALYZE jobs",
+        fixture::tenant_record(1).id
+    );
+    client.batch_execute(&fill).await.unwrap();
+    client.batch_execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off").await.unwrap();
+    let mut of_all = 0;
+    for sql in statements().into_iter().filter(|sql| sql.contains("due_at") && sql.contains("FROM jobs")) {
+        let parameters = client.prepare(sql).await.unwrap().params().len();
+        let plan = plan(&client, sql, "EXPLAIN", &vec!["NULL"; parameters].join(", ")).await;
+        of_all += usize::from(plan.contains("jobs_waiting"));
+        if sql.contains("SKIP LOCKED") && sql.contains("l.since") {
+            assert!(
+                plan.contains("Index Scan using jobs_due") && plan.contains("(due_at >= l_1.since) AND (due_at <= l_1.until))"),
+                "{plan}"
+            );
+        }
+        assert!(!plan.contains("jobs_waiting") || sql.contains("FROM jobs WHERE epoch IS NULL AND due_at >= 0"), "{sql}\n{plan}");
+    }
+    assert_eq!(of_all, 1, "the look at the first ones of all");
+}
+
 /// Does a plan read an index from end to end? (A scan under a limit may begin at an end.)
 fn reads_an_index_whole(plan: &str) -> bool {
     let lines: Vec<&str> = plan.lines().collect();

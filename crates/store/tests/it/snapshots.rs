@@ -4,10 +4,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use raven_core::{EventKind, Status, TenantId};
+use raven_core::{Channel, Environment, EventKind, Priority, Status, TenantId};
 use raven_store::{
-    Lease, Result, Store,
+    Lease, NewMessage, Outlet, Result, Store,
     conformance::fixture::{self, at, seq},
+    postgres::PostgresStore,
 };
 use raven_testkit::database::postgres_store as fresh;
 use tokio_postgres::Client;
@@ -112,5 +113,67 @@ async fn a_quota_in_many_rows_is_used_to_the_last_message() -> Result<()> {
     assert!(rows >= 3 && used == SMALL, "{used} in {rows} rows");
     assert_eq!(send(store, tenant, 0, SMALL..SMALL + 3, SMALL).await?, 0);
     quotas_agree(&database.url, SMALL).await;
+    Ok(())
+}
+
+/// Messages that wait, each due a second after the one before.
+async fn wait(store: &Arc<dyn Store>, tenant: TenantId, numbers: Range<i64>) -> Result<()> {
+    let new = |n: i64| NewMessage { due_at: at(n * 1000), ..fixture::message(tenant, seq(n)) };
+    fixture::accept(store, numbers.map(new).collect()).await.map(drop)
+}
+
+#[tokio::test]
+async fn claims_that_begin_where_the_last_one_ended_bring_all_in_order_and_once() -> Result<()> {
+    let database = fresh().await;
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&database.url, None).await?.with_slow_looks());
+    let (one, two, three) = (fixture::tenant(&store, 1).await?, fixture::tenant(&store, 2).await?, fixture::tenant(&store, 3).await?);
+    let lease = fixture::node(&store, "a").await?;
+    let now = at(10_000_000);
+    wait(&store, two, 1000..2200).await?;
+    let claim = async |limit| -> Result<Vec<(TenantId, i64)>> {
+        let claimed = store.claim(lease, limit, 100, &[], now).await?;
+        Ok(claimed.jobs.iter().map(|job| (job.lane.tenant, job.seq.at().millis() - at(0).millis())).collect())
+    };
+    let expected = |tenant, numbers: Range<i64>| numbers.map(|n| (tenant, n)).collect::<Vec<_>>();
+    for n in 10..16 {
+        assert_eq!(claim(100).await?, expected(two, n * 100..n * 100 + 100));
+    }
+    // Other lanes are seen at once, on either side of the one that is drained, and what comes to its end is too.
+    wait(&store, one, 5000..5003).await?;
+    wait(&store, three, 6000..6003).await?;
+    wait(&store, two, 2200..2210).await?;
+    // And so are other lanes of the same tenant, before it and behind it.
+    let other = |n: i64| NewMessage { due_at: at(n * 1000), ..fixture::message(two, seq(n)) };
+    let others = vec![
+        NewMessage { outlet: Outlet(-3), ..other(7000) },
+        NewMessage { outlet: Outlet(i16::MIN), ..other(7001) },
+        NewMessage { outlet: Outlet(9), ..other(7002) },
+        NewMessage { priority: Priority::Bulk, ..other(7003) },
+        NewMessage { environment: Environment::Test, channel: Channel::Email, ..other(7004) },
+    ];
+    fixture::accept(&store, others).await?;
+    let mut rest = claim(100).await?;
+    rest.sort_unstable();
+    let mut all = [expected(one, 5000..5003), expected(two, 7000..7005), expected(two, 1600..1689), expected(three, 6000..6003)].concat();
+    all.sort_unstable();
+    assert_eq!(rest, all);
+    for n in [1689, 1789, 1889, 1989, 2089] {
+        assert_eq!(claim(100).await?, expected(two, n..n + 100));
+    }
+    assert_eq!(claim(100).await?, expected(two, 2189..2210));
+    assert_eq!(claim(100).await?, []);
+
+    // What is put back is seen at once.
+    store.release(lease, &[seq(1001), seq(5001)]).await?;
+    assert_eq!(claim(100).await?, [(one, 5001), (two, 1001)]);
+    // What becomes due long ago, as a job that another node gives back, is seen when everything is looked at again.
+    wait(&store, two, 10..12).await?;
+    assert_eq!(claim(100).await?, []);
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    tokio::time::resume();
+    assert_eq!(claim(1).await?, expected(two, 10..11));
+    assert_eq!(claim(1).await?, expected(two, 11..12), "and what waits behind it");
+    assert_eq!(claim(100).await?, []);
     Ok(())
 }
