@@ -92,22 +92,17 @@ async fn drain(bench: &Bench) -> Result<()> {
             let before = arrivals.count();
             let server = bench.binary.serve(&place, Role::All).await?;
             let begun = Instant::now();
-            let mut last = (begun, before);
             while arrivals.count() < before + count {
                 ensure!(begun.elapsed() < DRAIN, "{} of {count} were delivered within {DRAIN:?}", arrivals.count() - before);
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                if last.0.elapsed() > Duration::from_secs(2) {
-                    let (now, seen) = (Instant::now(), arrivals.count());
-                    let speed = (seen - last.1) as f64 / now.duration_since(last.0).as_secs_f64();
-                    bench.say(&format!("snapshot, drain, held {held}: {} so far, {}", seen - before, rate(speed)));
-                    last = (now, seen);
-                }
             }
             rates[side].push(count as f64 / begun.elapsed().as_secs_f64());
             drop(snapshot);
             bench.remove(&server.stop().await?).await?;
         }
-        ratios.push(rates[1][round - 1] / rates[0][round - 1]);
+        let [without, beside] = [rates[0][round - 1], rates[1][round - 1]];
+        ratios.push(beside / without);
+        bench.say(&format!("snapshot, a backlog, round {round}: {} beside one, {} without", rate(beside), rate(without)));
     }
     let ratio = median(&ratios);
     bench.report.row(Row {
@@ -122,5 +117,7 @@ async fn drain(bench: &Bench) -> Result<()> {
         met: Met::of(ratio >= LEAST),
         cpu: String::new(),
     });
+    let told: Vec<String> = ratios.iter().map(|ratio| format!("{:.0} %", ratio * 100.0)).collect();
+    bench.report.note(format!("snapshot, a backlog, share by round: {}", told.join(", ")));
     Ok(())
 }

@@ -153,13 +153,12 @@ pub(super) async fn claim(
     let skip: HashSet<Lane> = skip.iter().copied().collect();
     let mut connection = store.connection().await?;
     let (from, begun) = (store.worn.beginnings(now), Instant::now());
-    let (look_at_first, first) = look(&mut connection, &skip, from.first, now).await?;
-    let walk = match look_at_first {
-        Look::Nothing => None,
-        Look::At(due) if due > now => Some(Walk { next_due: Some(due), complete: true, ..Walk::default() }),
-        Look::At(_) | Look::Unclear => {
-            let after = *store.last_lane.lock();
-            Some(walk(&mut connection, &from, after, &skip, limit, now).await?)
+    let after = *store.last_lane.lock();
+    let (first, walk) = match find(&mut connection, &from, after, &skip, limit, now).await {
+        Ok(found) => found,
+        Err(e) => {
+            store.worn.failed(&from);
+            return Err(e);
         }
     };
     store.worn.looked(&from, first, begun.elapsed());
@@ -180,6 +179,24 @@ pub(super) async fn claim(
         next_due = Some(next_due.map_or(due, |seen| seen.min(due)));
     }
     Ok(Claimed { jobs, next_due })
+}
+
+/// Finds lanes with due jobs, unless there are none at all; and tells when the first waiting job is due.
+async fn find(
+    connection: &mut Connection,
+    from: &Beginnings,
+    after: Option<Lane>,
+    skip: &HashSet<Lane>,
+    limit: usize,
+    now: Timestamp,
+) -> Result<(Option<i64>, Option<Walk>)> {
+    let (look, first) = look(connection, skip, from.first, now).await?;
+    let walk = match look {
+        Look::Nothing => None,
+        Look::At(due) if due > now => Some(Walk { next_due: Some(due), complete: true, ..Walk::default() }),
+        Look::At(_) | Look::Unclear => Some(walk(connection, from, after, skip, limit, now).await?),
+    };
+    Ok((first, walk))
 }
 
 /// The first waiting job of a lane that isn't skipped, as far as a look at the first ones tells.

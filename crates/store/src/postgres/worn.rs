@@ -15,9 +15,10 @@ use crate::Lane;
 
 /// A look at everything that takes longer than this has gone over many entries of jobs that are gone.
 const SLOW: Duration = Duration::from_millis(4);
-/// How often everything is looked at; and how much of the time that may take, as one part of so many.
+/// How often everything is looked at at most, how much of the time that may take, as one part of so many, and how often at least.
 const AGAIN: Duration = Duration::from_secs(1);
 const PART: u32 = 20;
+const SELDOM: Duration = Duration::from_secs(30);
 /// What became due within this time is looked at always: acceptance takes a moment to commit, and clocks differ by a little.
 const LATELY: Duration = Duration::from_secs(1);
 /// Jobs claimed of a lane before it is remembered, and lanes that are.
@@ -89,7 +90,7 @@ impl Worn {
         let state = self.state.lock();
         let whole = Beginnings { whole: true, first: i64::MIN, lanes: Vec::new() };
         let Some(slow) = &state.slow else { return whole };
-        if slow.at.is_none_or(|at| at.elapsed() >= AGAIN.max(slow.lasted * PART)) {
+        if slow.at.is_none_or(|at| at.elapsed() >= (slow.lasted * PART).clamp(AGAIN, SELDOM)) {
             return whole;
         }
         let lately = now.before(LATELY).millis();
@@ -112,6 +113,13 @@ impl Worn {
             state.slow = Some(Slow { at: Some(Instant::now()), lasted, first });
         } else {
             *state = State::default();
+        }
+    }
+
+    /// A look failed: if it took too long because everything was to be looked at, the next ones go on where they were.
+    pub(super) fn failed(&self, from: &Beginnings) {
+        if let (true, Some(slow)) = (from.whole, &mut self.state.lock().slow) {
+            (slow.at, slow.lasted) = (Some(Instant::now()), SELDOM);
         }
     }
 
@@ -210,8 +218,14 @@ mod tests {
         let from = claim(&worn, 1, 7..8, SLOW);
         assert!(from.whole);
         assert_eq!(worn.beginnings(NOW).lanes, [(lane(1), 7)], "more may wait behind what was put back");
-        // The snapshot is gone.
+        // A look at everything that fails is not what every claim begins with.
         worn.forget();
+        let from = worn.beginnings(NOW);
+        assert!(from.whole);
+        worn.failed(&from);
+        assert_eq!(worn.beginnings(NOW).lanes, [(lane(1), 7)]);
+        tokio::time::advance(SELDOM).await;
+        // The snapshot is gone.
         assert!(claim(&worn, 1, 8..9, SLOW / 2).whole);
         assert!(worn.beginnings(NOW).whole);
     }
