@@ -84,10 +84,15 @@ impl State {
 
     /// Is a claim worth it after a call of this tenant has ended? One that finds only lanes that are full still is not, and with a
     /// provider that hangs there is always such a lane.
-    fn has_room(&self, tenant: TenantId, limits: &Limits) -> bool {
-        self.lanes.held() < limits.held / 2
-            && (self.more_waits
-                || self.passed_over.get(&tenant).is_some_and(|lanes| lanes.iter().any(|lane| !self.lanes.is_full(*lane, limits))))
+    fn asks_for_claim(&mut self, tenant: TenantId, limits: &Limits) -> bool {
+        let has_room = |lanes: &Vec<Lane>| lanes.iter().any(|lane| !self.lanes.is_full(*lane, limits));
+        if !self.more_waits && !self.passed_over.get(&tenant).is_some_and(has_room) {
+            return false;
+        }
+        let too_full = self.lanes.held() >= limits.held / 2;
+        // The call that changes that may be anybody's.
+        self.more_waits |= too_full;
+        !too_full
     }
 }
 
@@ -173,7 +178,7 @@ impl Drop for Permit {
         state.lanes.end(self.lane);
         state.ended += 1;
         let waits = state.lanes.any_waits();
-        let room = state.has_room(self.lane.tenant, &self.dispatcher.limits);
+        let room = state.asks_for_claim(self.lane.tenant, &self.dispatcher.limits);
         drop(state);
         self.dispatcher.metrics.in_flight.dec();
         if waits {
@@ -298,7 +303,7 @@ impl Dispatcher {
         state.more_waits |= more_waits;
         passed_over.iter().for_each(|lane| state.pass_over(*lane));
         // A lane may have emptied while the claim was under way.
-        if passed_over.iter().any(|lane| state.has_room(lane.tenant, &self.limits)) {
+        if passed_over.iter().any(|lane| state.asks_for_claim(lane.tenant, &self.limits)) {
             self.room.notify_one();
         }
     }

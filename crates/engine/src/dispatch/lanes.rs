@@ -112,6 +112,11 @@ impl Outlet {
         self.gate.as_ref().and_then(|gate| gate.opens_at(now))
     }
 
+    /// Is enough waiting here that no more is needed from the database?
+    fn is_full(&self, urgency: Urgency, limits: &Limits) -> bool {
+        self.waiting[index(urgency)].len() >= limits.lane_held.div_ceil(2)
+    }
+
     /// Do jobs of this lane of the database come here?
     fn brings(&self, source: raven_store::Outlet) -> bool {
         source == raven_store::Outlet::of(self.config) || self.sources.contains(&source)
@@ -427,8 +432,7 @@ impl Lanes {
     pub(super) fn is_full(&self, lane: Lane, limits: &Limits) -> bool {
         let Some(tenant) = self.tenants.get(&lane.tenant) else { return false };
         let of_lane = |o: &&Outlet| o.environment == lane.environment && o.channel == lane.channel && o.brings(lane.outlet);
-        tenant.held >= limits.tenant_held
-            || tenant.outlets.iter().filter(of_lane).any(|o| o.waiting[index(lane.urgency)].len() >= limits.lane_held.div_ceil(2))
+        tenant.held >= limits.tenant_held || tenant.outlets.iter().filter(of_lane).any(|o| o.is_full(lane.urgency, limits))
     }
 
     /// Lanes that need no more from the database now.
@@ -449,7 +453,7 @@ impl Lanes {
             }
             for outlet in &tenant.outlets {
                 for urgency in Urgency::ALL {
-                    if outlet.waiting[index(urgency)].len() >= limits.lane_held.div_ceil(2) {
+                    if outlet.is_full(urgency, limits) {
                         let own = raven_store::Outlet::of(outlet.config);
                         let sources = outlet.sources.iter().copied().chain((!outlet.sources.contains(&own)).then_some(own));
                         full.extend(sources.map(|source| lane(outlet.environment, outlet.channel, urgency, source)));

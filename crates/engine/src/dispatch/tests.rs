@@ -282,3 +282,20 @@ fn a_claim_is_asked_for_by_any_call_when_the_last_one_was_full_or_the_node_is() 
     d.left_behind(false, &[lane(1)]);
     assert!(asks(&d));
 }
+
+#[test]
+fn a_full_node_asks_for_a_claim_with_the_call_that_makes_room_whosever_it_is() {
+    let d = Dispatcher::new(Limits { calls: 100, tenant_calls: 100, held: 4, tenant_held: 50, lane_held: 50, ..limits() }, Arc::default());
+    let call = |n| if let Place::Call(permit) = reserve(&d, lane(n)) { permit } else { panic!("a permit") };
+    // Lane 2's calls don't end, and what it holds makes the node too full for a claim.
+    let mut stuck = vec![call(2), call(2)];
+    (0..2).for_each(|n| hold(&d, job(lane(2), 20 + n)));
+    d.left_behind(false, &[lane(1)]);
+    drop(call(1));
+    assert!(!asks(&d), "lane 1 has room, and the node has none");
+    stuck.remove(0);
+    assert!(!asks(&d));
+    stuck.extend(take(&d, 1).into_iter().map(|(_, permit)| permit));
+    drop(call(3));
+    assert!(asks(&d));
+}

@@ -19,13 +19,14 @@ use super::{
 };
 use crate::{Claimed, Job, Lane, Lease, Outlet, Result, Urgency};
 
-/// The first waiting jobs that are due at a time or later. That none is due before 0 names the index to the planner. A tenant that is not active holds its jobs.
+/// The first waiting jobs that are due at a time or later. That none is due before 0 names the index to the planner. A tenant that is not
+/// active holds its jobs.
 const NEXT: &str = "
 SELECT j.tenant_id, j.environment, j.channel, j.urgency, j.outlet, j.due_at, EXISTS (SELECT FROM tenants t WHERE t.id = j.tenant_id AND t.status <> 1) AS held
 FROM (SELECT tenant_id, environment, channel, urgency, outlet, due_at FROM jobs WHERE epoch IS NULL AND due_at >= 0 AND due_at >= $1 ORDER BY due_at LIMIT $2) j ORDER BY j.due_at";
 
-/// The lanes after one and before a tenant, with the due time of their first job and that of the first one that is not due yet, and whether their
-/// tenant holds them.
+/// The lanes after one and before a tenant, with the due time of their first job and that of the first one that is not due yet, and
+/// whether their tenant holds them.
 const LANES: &str = "
 WITH RECURSIVE lane AS (
   SELECT $1::uuid AS tenant_id, $2::smallint AS environment, $3::smallint AS channel, $6::smallint AS urgency, $7::smallint AS outlet,
@@ -93,8 +94,8 @@ FROM lane ORDER BY tenant_id, environment, channel, urgency, outlet";
 
 const _: () = assert!(TenantStatus::Active.code() == 1);
 
-/// Leases due jobs of some lanes, each from and up to times of its own, round by round: the first of each, then the second of each. What another node is leasing
-/// at the same moment is passed over.
+/// Leases due jobs of some lanes, each from and up to times of its own, round by round: the first of each, then the second of each.
+/// What another node is leasing at the same moment is passed over.
 const TAKE: &str = "
 WITH locked AS MATERIALIZED (
   SELECT j.seq, j.due_at, l.n AS lane, row_number() OVER (PARTITION BY l.n ORDER BY j.due_at, j.seq) AS round
@@ -157,7 +158,7 @@ pub(super) async fn claim(
     let (first, walk) = match find(&mut connection, &from, after, &skip, limit, now).await {
         Ok(found) => found,
         Err(e) => {
-            store.worn.failed(&from);
+            store.worn.failed(&from, begun.elapsed());
             return Err(e);
         }
     };

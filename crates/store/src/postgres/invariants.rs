@@ -327,7 +327,9 @@ impl Invariants for PostgresStore {
             _ => false,
         };
         connection.commit().await?;
-        self.worn.forget();
+        if mended {
+            self.worn.forget();
+        }
         Ok(mended)
     }
 }

@@ -108,7 +108,9 @@ impl Queue for PostgresStore {
 
     async fn unpark(&self, tenant: TenantId, channel: Channel, limit: usize) -> Result<usize> {
         let done = self.connection().await?.execute(UNPARK, &[&tenant.0, &channel.code(), &rows::limit(limit)]).await?;
-        self.worn.forget();
+        if done > 0 {
+            self.worn.forget();
+        }
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
     }
 
@@ -138,17 +140,22 @@ impl Queue for PostgresStore {
     async fn release_unstarted(&self, lease: Lease, except: &[Seq]) -> Result<usize> {
         let except: Vec<i64> = except.iter().map(|s| s.0).collect();
         let released = self.connection().await?.execute(RELEASE_UNSTARTED, &[&lease.0, &except]).await?;
-        self.worn.forget();
+        if released > 0 {
+            self.worn.forget();
+        }
         Ok(usize::try_from(released).unwrap_or(usize::MAX))
     }
 
     async fn reap(&self, lease: Lease, now: Timestamp, give_up_at: Timestamp, limit: usize) -> Result<Reaped> {
         let mut connection = self.connection().await?;
         let row = connection.query_opt(REAP, &[&lease.0, &now.millis(), &give_up_at.millis(), &rows::limit(limit)]).await?;
-        self.worn.forget();
         let row = row.ok_or_else(|| Error::internal("a count gave no row"))?;
         let number = |column| get::<i64>(&row, column).map(|n| usize::try_from(n).unwrap_or(0));
-        Ok(Reaped { released: number("released")?, unknown: number("unknown")? })
+        let reaped = Reaped { released: number("released")?, unknown: number("unknown")? };
+        if reaped.released + reaped.unknown > 0 {
+            self.worn.forget();
+        }
+        Ok(reaped)
     }
 
     async fn survey(&self, after: Option<Seq>, rows: usize, now: Timestamp, lost_before: Timestamp) -> Result<Survey> {

@@ -116,10 +116,10 @@ impl Worn {
         }
     }
 
-    /// A look failed: if it took too long because everything was to be looked at, the next ones go on where they were.
-    pub(super) fn failed(&self, from: &Beginnings) {
+    /// A look failed after so long: if that was because everything was to be looked at, the next ones go on where they were.
+    pub(super) fn failed(&self, from: &Beginnings, lasted: Duration) {
         if let (true, Some(slow)) = (from.whole, &mut self.state.lock().slow) {
-            (slow.at, slow.lasted) = (Some(Instant::now()), SELDOM);
+            (slow.at, slow.lasted) = (Some(Instant::now()), lasted);
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
         worn.forget();
         let from = worn.beginnings(NOW);
         assert!(from.whole);
-        worn.failed(&from);
+        worn.failed(&from, SELDOM);
         assert_eq!(worn.beginnings(NOW).lanes, [(lane(1), 7)]);
         tokio::time::advance(SELDOM).await;
         // The snapshot is gone.
